@@ -1,0 +1,89 @@
+"""Connect with asyncio or uvloop: typed errors, bounded retries and backoff, nothing left open.
+
+    async with aioconnect.connect("tls://db.internal:5432", timeout=5) as conn:
+        await conn.send(b"hello")
+
+Within the time limit there is a working connection, or one typed error that says what happened at every address on
+every attempt.
+"""
+
+from aioconnect.backoff import Backoff
+from aioconnect.connection import Connection
+from aioconnect.connector import Connector
+from aioconnect.endpoint import TLS, Endpoint, Keepalive
+from aioconnect.errnoset import DENIED, LOCAL, STARTING, TRANSIENT, ErrnoSet
+from aioconnect.errors import (
+    AioconnectError,
+    CertificateRejected,
+    CircuitOpen,
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    ConnectRefused,
+    ConnectTimeout,
+    Failure,
+    HostUnreachable,
+    NameResolutionError,
+    NetworkUnreachable,
+    NotReady,
+    PeerClosed,
+    PoolTimeout,
+    TLSError,
+    classify,
+    explain,
+    translate_errors,
+)
+from aioconnect.events import Event, Observer
+from aioconnect.functions import connect, create_connection, dial, open_connection, open_unix_connection
+from aioconnect.policy import Policy, retry_if_code
+from aioconnect.resolver import Resolver
+
+__version__ = "0.2.0"
+
+__all__ = (
+    # Connecting
+    "connect",
+    "open_connection",
+    "open_unix_connection",
+    "create_connection",
+    "dial",
+    # The nouns
+    "Endpoint",
+    "TLS",
+    "Keepalive",
+    "Policy",
+    "Backoff",
+    "Connector",
+    "Connection",
+    "Resolver",
+    "Event",
+    "Observer",
+    # What to retry on
+    "ErrnoSet",
+    "TRANSIENT",
+    "LOCAL",
+    "STARTING",
+    "DENIED",
+    "retry_if_code",
+    # Errors; the whole tree is in aioconnect.errors
+    "AioconnectError",
+    "ConnectError",
+    "ConnectRefused",
+    "ConnectTimeout",
+    "HostUnreachable",
+    "NetworkUnreachable",
+    "NameResolutionError",
+    "TLSError",
+    "CertificateRejected",
+    "NotReady",
+    "CircuitOpen",
+    "PoolTimeout",
+    "ConnectionLost",
+    "PeerClosed",
+    "ConfigError",
+    "Failure",
+    "classify",
+    "explain",
+    "translate_errors",
+    "__version__",
+)

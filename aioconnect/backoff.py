@@ -1,0 +1,127 @@
+"""How long to wait between attempts: exponential, capped, and jittered after the cap.
+
+Jitter that is added before the cap is lost at the cap: every client then waits exactly the maximum, and a server
+that comes back is met by all of them at once. So the cap bounds the exponential, and jitter draws below it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Literal
+
+from tenacity import RetryCallState
+from tenacity.wait import wait_base
+
+from aioconnect.validation import Problems
+
+__all__ = ("Backoff", "Jitter")
+
+Jitter = Literal["full", "equal", "decorrelated", "none"]
+
+_JITTERS: tuple[Jitter, ...] = ("full", "equal", "decorrelated", "none")
+
+
+class Backoff(wait_base):
+    """Capped exponential backoff with jitter; a ``tenacity`` wait, usable wherever tenacity takes one.
+
+    ``initial``, ``maximum``: seconds. ``factor``: growth for each attempt. ``jitter``, with
+    ``e = min(maximum, initial * factor ** (attempt - 1))``:
+
+    - ``"full"``: uniform in ``[0, e]``; the least work for a server that comes back.
+    - ``"equal"``: ``e / 2`` plus uniform in ``[0, e / 2]``; never a very short wait.
+    - ``"decorrelated"``: uniform in ``[initial, 3 * previous wait]``, capped; ``factor`` plays no part.
+    - ``"none"``: ``e`` exactly. For tests: clients that failed together come back together.
+
+    ``uniform(low, high)`` replaces the source of randomness. An object holds no state of a call, so one may be
+    shared by any number of them.
+
+    Raises `ConfigError` for a negative, infinite or NaN duration, ``maximum < initial``, ``factor < 1`` or an
+    unknown jitter.
+
+    >>> backoff = Backoff(initial=0.1, maximum=5.0, jitter="none")
+    >>> [backoff.delay(attempt) for attempt in (1, 2, 3, 10)]
+    [0.1, 0.2, 0.4, 5.0]
+    """
+
+    __slots__ = ("factor", "initial", "jitter", "maximum", "uniform")
+
+    initial: float
+    maximum: float
+    factor: float
+    jitter: Jitter
+    uniform: Callable[[float, float], float]
+
+    def __init__(
+        self,
+        initial: float = 0.1,
+        maximum: float = 5.0,
+        factor: float = 2.0,
+        jitter: Jitter = "full",
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        problems = Problems()
+        for field, value, low, right in (
+            ("initial", initial, 0, "must be a finite number of seconds, not negative"),
+            ("maximum", maximum, 0, "must be a finite number of seconds, not negative"),
+            ("factor", factor, 1, "must be a finite number, at least 1"),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
+                problems.add(field, value, right)
+        if not problems.found and maximum < initial:
+            problems.add("maximum", maximum, f"must not be below initial, {initial!r}")
+        if jitter not in _JITTERS:
+            problems.add("jitter", jitter, f"must be one of {', '.join(_JITTERS)}")
+        if not callable(uniform):
+            problems.add("uniform", uniform, "must be a callable of (low, high)")
+        problems.raise_any()
+        fields = {"initial": initial, "maximum": maximum, "factor": factor, "jitter": jitter, "uniform": uniform}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Backoff is immutable; cannot set {name}")
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        """The wait after the attempt that tenacity's state describes, in seconds."""
+        return self.delay(retry_state.attempt_number, retry_state.upcoming_sleep)
+
+    def delay(self, attempt: int, previous: float = 0.0) -> float:
+        """The wait after attempt number ``attempt`` (from 1), in seconds; ``previous`` is the wait before it."""
+        if self.jitter == "decorrelated":
+            high = 3 * max(self.initial, previous)
+            return min(self.maximum, self.uniform(self.initial, high))
+        ceiling = self.ceiling(attempt)
+        if self.jitter == "full":
+            return self.uniform(0, ceiling)
+        if self.jitter == "equal":
+            return ceiling / 2 + self.uniform(0, ceiling / 2)
+        return ceiling
+
+    def ceiling(self, attempt: int) -> float:
+        """The longest wait after that attempt, in seconds."""
+        if self.jitter == "decorrelated":
+            return self.maximum if attempt > 1 else min(self.maximum, 3 * self.initial)
+        try:
+            return min(self.maximum, self.initial * self.factor ** (attempt - 1))
+        except OverflowError:
+            return self.maximum
+
+    def _key(self) -> tuple[object, ...]:
+        return self.initial, self.maximum, self.factor, self.jitter, self.uniform
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Backoff) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return (
+            f"Backoff(initial={self.initial:g}, maximum={self.maximum:g}, "
+            f"factor={self.factor:g}, jitter={self.jitter!r})"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Backoff, self._key()

@@ -1,0 +1,323 @@
+"""An established connection: asyncio's own streams, with their errors typed at the source.
+
+The reader and writer are instances of asyncio's classes, and while a connection lives, reading, writing and draining
+run asyncio's own code. Only the moment of loss is ours: the protocol types the error once, and from then on every
+call raises a new object (asyncio raises the same one again and again, and its traceback grows with each).
+
+Private names of asyncio in use: ``StreamReader._exception``, ``StreamReader._buffer``, ``StreamReader._transport``,
+``StreamWriter._transport``, ``FlowControlMixin._drain_helper``; a test pins them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self, cast
+
+from aioconnect import errors
+from aioconnect.endpoint import TLS, Endpoint
+from aioconnect.errors import Address, AlreadyClosed, BrokenPipe, ConfigError, ConnectionLost, NetworkError, PeerClosed
+from aioconnect.hosts import ascii_host
+from aioconnect.retrying import bounded
+from aioconnect.tls import ContextCache
+
+__all__ = ("DEFAULT_LIMIT", "Connection", "Reader", "Writer", "streams")
+
+Bytes = bytes | bytearray | memoryview
+
+DEFAULT_LIMIT = 2**16
+"""Bytes a reader buffers before it pauses the transport, as in asyncio."""
+
+
+class Reader(StreamReader):
+    """asyncio's ``StreamReader`` whose errors are `ConnectionLost`."""
+
+    def set_exception(self, exc: BaseException) -> None:
+        """Called once, at the loss: from here on this is a `_LostReader`."""
+        super().set_exception(_again(exc))
+        self._exception = exc
+        self.__class__ = _LostReader
+
+    async def readexactly(self, n: int) -> bytes:
+        """Read exactly ``n`` bytes. Raises `PeerClosed`, with what came, if the peer closes before."""
+        try:
+            return await super().readexactly(n)
+        except asyncio.IncompleteReadError as exc:
+            if isinstance(exc, PeerClosed):
+                raise
+            raise PeerClosed(exc.partial, exc.expected, address=_peer(self)) from exc
+
+    async def readuntil(self, separator: Any = b"\n") -> bytes:
+        """Read through ``separator``. Raises `PeerClosed`, with what came, if the peer closes before."""
+        try:
+            return await super().readuntil(separator)
+        except asyncio.IncompleteReadError as exc:
+            if isinstance(exc, PeerClosed):
+                raise
+            raise PeerClosed(exc.partial, exc.expected, address=_peer(self)) from exc
+
+
+class _LostReader(Reader):
+    """A reader after the loss. A class of its own, so that a live one pays for no property."""
+
+    @property
+    def _exception(self) -> BaseException:  # type: ignore[override]
+        return _again(self.__dict__["_exception"])
+
+    @_exception.setter
+    def _exception(self, exc: BaseException) -> None:
+        self.__dict__["_exception"] = exc
+
+
+class Writer(StreamWriter):
+    """asyncio's ``StreamWriter``; writing after a loss is silent on both loops, and ``drain`` raises."""
+
+    # Not through super(): the same call depth as asyncio's, so no cost while the connection lives.
+    def write(self, data: Bytes) -> None:
+        """Bytes bytes to send."""
+        try:
+            self._transport.write(data)  # type: ignore[arg-type]
+        except RuntimeError:
+            # uvloop, on a transport that the peer has closed; misuse such as write after write_eof stays loud.
+            if not self._transport.is_closing():
+                raise
+
+    def writelines(self, data: Iterable[Bytes]) -> None:
+        """Bytes several pieces to send."""
+        try:
+            self._transport.writelines(data)  # type: ignore[arg-type]
+        except (RuntimeError, TypeError, AttributeError):
+            # Besides uvloop: CPython 3.12 and 3.13 stumble over the socket that a dead transport no longer has.
+            if not self._transport.is_closing():
+                raise
+
+    def write_eof(self) -> None:
+        """Close the sending side."""
+        try:
+            self._transport.write_eof()
+        except RuntimeError:
+            if not self._transport.is_closing():
+                raise
+
+    def close(self) -> None:
+        """Start closing; ``wait_closed`` waits for it."""
+        cast(_Protocol, self._protocol).closed_here = True
+        self._transport.close()
+
+
+class _Protocol(StreamReaderProtocol):
+    """asyncio's stream protocol; the place where the loop tells of a loss."""
+
+    closed_here = False
+    lost: NetworkError | None = None
+    address: Address = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # type: ignore[override]
+        reader = self._stream_reader
+        if exc is not None:
+            exc = self.lost = _typed(exc, self.address)
+        elif not self.closed_here and reader is not None and reader.at_eof():
+            self.lost = BrokenPipe(address=self.address)
+        else:
+            self.lost = AlreadyClosed(address=self.address)
+        # An attribute of the instance, set at the loss: a drain before it is asyncio's own.
+        self._drain_helper = self._drain_lost
+        super().connection_lost(cast(Exception, exc))
+
+    async def _drain_lost(self) -> None:
+        raise _again(cast(NetworkError, self.lost))
+
+
+def _typed(exc: BaseException, address: Address) -> NetworkError:
+    if isinstance(exc, asyncio.CancelledError):
+        # uvloop makes a CancelledError of ECANCELED; nobody has cancelled anything.
+        error: NetworkError | None = errors.typed("ECANCELED", "use", address)
+    else:
+        error = errors.translate(exc, "use", address)
+    if error is None:
+        error = ConnectionLost(None, str(exc) or type(exc).__name__, address=address)
+        error.__cause__ = exc
+    return error
+
+
+def _again(exc: BaseException) -> BaseException:
+    """A new object for each caller: one that is raised twice collects the frames of both."""
+    if not isinstance(exc, NetworkError):
+        return exc
+    new = exc.replaced()
+    new.__cause__ = exc.__cause__
+    return new
+
+
+def _peer(reader: StreamReader) -> Address:
+    transport = reader._transport
+    return None if transport is None else transport.get_extra_info("peername")
+
+
+def streams(loop: asyncio.AbstractEventLoop, limit: int, address: Address) -> tuple[Reader, _Protocol]:
+    """A reader and the protocol that feeds it, for a transport that is about to be made."""
+    reader = Reader(limit, loop)
+    protocol = _Protocol(reader, loop=loop)
+    protocol.address = address
+    return reader, protocol
+
+
+class Connection:
+    """An established connection: a reader and a writer of asyncio's kinds, and the endpoint they lead to.
+
+    ``async with`` closes it at the end, or aborts it if the block ended by an exception. Reading and writing raise
+    `ConnectionLost` and its subclasses; `read` at the end of the stream returns ``b""``.
+    """
+
+    __slots__ = ("__weakref__", "_clean", "endpoint", "reader", "writer")
+
+    def __init__(self, reader: Reader, writer: Writer, endpoint: Endpoint) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.endpoint = endpoint
+        self._clean = False
+
+    @property
+    def streams(self) -> tuple[Reader, Writer]:
+        """The reader and the writer, as ``asyncio.open_connection`` returns them."""
+        return self.reader, self.writer
+
+    @property
+    def peername(self) -> Any:
+        """The address of the other side."""
+        return self.writer.get_extra_info("peername")
+
+    @property
+    def sockname(self) -> Any:
+        """The address of this side."""
+        return self.writer.get_extra_info("sockname")
+
+    @property
+    def alpn_protocol(self) -> str | None:
+        """The protocol that the TLS handshake agreed on; ``None`` without TLS, or if the server chose none."""
+        tls = self.writer.get_extra_info("ssl_object")
+        return None if tls is None else tls.selected_alpn_protocol()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What the transport knows, as ``asyncio.BaseTransport.get_extra_info``."""
+        return self.writer.get_extra_info(name, default)
+
+    async def read(self, n: int = -1) -> bytes:
+        """Up to ``n`` bytes, or everything to the end; ``b""`` at the end."""
+        return await self.reader.read(n)
+
+    async def readexactly(self, n: int) -> bytes:
+        """Exactly ``n`` bytes. Raises `PeerClosed` if the peer closes before."""
+        return await self.reader.readexactly(n)
+
+    async def readline(self) -> bytes:
+        """A line with its newline; what there is of it at the end."""
+        return await self.reader.readline()
+
+    async def readuntil(self, separator: bytes = b"\n") -> bytes:
+        """Everything through the separator. Raises `PeerClosed` if the peer closes before."""
+        return await self.reader.readuntil(separator)
+
+    def write(self, data: Bytes) -> None:
+        """Bytes bytes to send. Silent after a loss; `drain` raises it."""
+        self.writer.write(data)
+
+    async def drain(self) -> None:
+        """Wait until there is room to write more."""
+        await self.writer.drain()
+
+    async def send(self, data: Bytes) -> None:
+        """`write` and `drain`."""
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def write_eof(self) -> None:
+        """Close the sending side; the other one stays open."""
+        self.writer.write_eof()
+
+    async def start_tls(
+        self, tls: TLS | ssl.SSLContext | bool = True, server_hostname: str | None = None, timeout: float | None = None
+    ) -> None:
+        """Upgrade to TLS in place (STARTTLS). The peer's name is verified as for a ``tls://`` endpoint.
+
+        ``timeout``: seconds for the handshake. Raises `TLSError`, `ConnectReset` or `ConnectTimeout` with phase
+        ``"tls"``, after which the connection is closed; `ConfigError` if there is no name to verify.
+        """
+        settings = TLS(context=tls) if isinstance(tls, ssl.SSLContext) else TLS() if tls is True else tls
+        if not settings:
+            raise ConfigError("tls=False: must be a TLS, an SSLContext or True")
+        named = server_hostname or settings.server_hostname or self.endpoint.host
+        if named is None:
+            raise ConfigError("server_hostname=None: must be the name to verify, over a UNIX socket")
+        limits = [each for each in (timeout, settings.handshake_timeout) if each is not None]
+        try:
+            await self.writer.start_tls(
+                ContextCache(settings).get(),
+                server_hostname=ascii_host(named).partition("%")[0],
+                ssl_handshake_timeout=min(limits, default=None),
+            )
+        except Exception as exc:
+            self.abort()
+            error = errors.translate(exc, "tls", self.peername)
+            if error is None:
+                raise
+            raise error from exc
+        # CPython 3.11 leaves the reader with the plain transport, and flow control would act on that.
+        self.reader._transport = self.writer.transport
+
+    def is_usable(self) -> bool:
+        """Whether nothing speaks against using it: not closing, no error, not at its end, nothing unread.
+
+        Bytes nobody asked for, a FIN and a reset that the loop has not seen yet are found by asking the kernel.
+        """
+        reader = self.reader
+        if self.writer.is_closing() or reader._exception is not None or reader._buffer or reader.at_eof():
+            return False
+        sock = self.writer.get_extra_info("socket")
+        if sock is None or not hasattr(select, "poll") or (fd := sock.fileno()) < 0:
+            return True
+        poll = select.poll()
+        # TLS may have a session ticket to read, which says nothing; the end of the stream says the same in both.
+        hung_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+        poll.register(fd, hung_up if self.get_extra_info("ssl_object") else hung_up | select.POLLIN)
+        return not poll.poll(0)
+
+    def mark_clean(self) -> None:
+        """Say that the protocol is between messages, so that an exception from here on does not spoil the connection."""
+        self._clean = True
+
+    async def aclose(self, timeout: float = 5.0) -> None:
+        """Send what is buffered and close; after ``timeout`` seconds, abort. A loss meanwhile is no error any more."""
+        if not self.writer.is_closing():
+            self.writer.close()
+        loop = asyncio.get_running_loop()
+        try:
+            await bounded(self.writer.wait_closed(), loop.time() + timeout, "call")
+        except (OSError, ssl.SSLError):
+            pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once and drop what is buffered."""
+        cast(_Protocol, self.writer._protocol).closed_here = True
+        self.writer.transport.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is None:
+            await self.aclose()
+        else:
+            self.abort()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.writer.is_closing() else "open"
+        return f"<Connection {self.endpoint} {errors.format_address(self.peername)} {state}>"

@@ -1,0 +1,469 @@
+"""Connecting: an endpoint, a policy, and what is learnt about that endpoint.
+
+An attempt is: resolve, dial, TLS, ``prepare``. The engine in `retrying` repeats it; nothing below knows that retries
+exist, nothing above looks at an errno.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from aioconnect import errors, logs
+from aioconnect.connection import DEFAULT_LIMIT, Connection, Writer, streams
+from aioconnect.dialer import DialOptions, dial, dial_options
+from aioconnect.endpoint import Endpoint, Target
+from aioconnect.errors import Address, ConfigError, ConnectTimeout, NetworkError
+from aioconnect.events import AttemptFailed, AttemptStarted, Connected, Event, GaveUp, Observer, Resolved, Retrying
+from aioconnect.hosts import ascii_host
+from aioconnect.policy import Policy
+from aioconnect.race import interleaved
+from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, wait_until
+from aioconnect.retrying import Source, bounded, retry
+from aioconnect.tls import ContextCache
+from aioconnect.validation import Problems, check_integer, check_optional_duration
+
+__all__ = ("Connecting", "Connector", "ConnectorStats", "Prepare")
+
+T = TypeVar("T")
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+Prepare = Callable[[Connection], Awaitable[None]]
+"""What makes a new connection ready: a greeting, a login, a ping. Runs inside the attempt, under its limit."""
+
+_Finish = Callable[[socket.socket, AddressInfo, float, Source], Awaitable[T]]
+"""What an attempt makes of a connected socket."""
+
+
+class ConnectorStats(NamedTuple):
+    """A snapshot of what a connector has done since it was made."""
+
+    attempts: int
+    connected: int
+    failures: MappingProxyType[str, int]
+    """Failed attempts by code."""
+    connecting: int
+    """Attempts under way."""
+    waiting: int
+    """Attempts that wait for others because of ``max_connecting``."""
+    reachable: bool | None
+    """Whether the last attempt to end was good; ``None`` before the first."""
+    last_error: NetworkError | None
+
+
+class Connecting(Generic[T]):
+    """A connect to come: ``await`` it for the result, or ``async with`` it to have that closed at the end."""
+
+    __slots__ = ("_result", "_start")
+
+    def __init__(self, start: Callable[[], Awaitable[T]]) -> None:
+        self._start = start
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> T:
+        self._result = await self._start()
+        return self._result
+
+    async def __aexit__(
+        self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        result: Any = self._result
+        await result.__aexit__(cls, exc, traceback)
+
+
+class Connector:
+    """Connects to one endpoint under one policy. Owns no task and no file descriptor, and needs no closing.
+
+    ``endpoint``: an `Endpoint` or a URL. ``prepare``: awaited with every new connection, inside the attempt; what
+    it raises makes a failed attempt, `NotReady` included. ``max_connecting``: attempts at once, others wait their
+    turn. ``observers``: called with `events`. ``resolver``: a `Resolver`, or anything with its three methods.
+    ``limit``: bytes a reader buffers, as in ``asyncio.open_connection``.
+
+    May be made before there is an event loop. It belongs to the loop of its first use until that one is closed.
+
+    Raises `ConfigError` for settings that cannot work.
+
+        connector = Connector("tls://db.internal:5432", Policy(timeout=10))
+        async with connector.connect() as conn:
+            ...
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint | str,
+        policy: Policy = Policy(),
+        prepare: Prepare | None = None,
+        *,
+        max_connecting: int | None = None,
+        observers: Iterable[Observer] = (),
+        resolver: Lookup | None = None,
+        limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        problems = Problems()
+        self.endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint.parse(endpoint)
+        self.policy = policy
+        self.prepare = prepare
+        self.observers = tuple(observers)
+        self.limit = check_integer(problems, "limit", limit, 1)
+        if not isinstance(policy, Policy):
+            problems.add("policy", policy, "must be a Policy")
+        if prepare is not None and not callable(prepare):
+            problems.add("prepare", prepare, "must be a coroutine function of a Connection")
+        if max_connecting is not None:
+            max_connecting = check_integer(problems, "max_connecting", max_connecting, 1)
+        problems.raise_any()
+        self._name = str(self.endpoint).partition("?")[0]
+        self._options = dial_options(self.endpoint)
+        self._contexts = None if self.endpoint.tls is None else ContextCache(self.endpoint.tls, logs.stale_files)
+        self._resolver: Lookup = Resolver() if resolver is None else resolver
+        self._queries = tuple(_query(self.endpoint, target) for target in self.endpoint.targets)
+        self._gate = _Gate(max_connecting)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._attempts = 0
+        self._connected = 0
+        self._failures: dict[str, int] = {}
+        self._last_error: NetworkError | None = None
+        self._lost_at: float | None = None
+        self._lost_attempts = 0
+
+    def connect(self, timeout: float | None = None) -> Connecting[Connection]:
+        """A prepared `Connection`: ``await connector.connect()`` or ``async with connector.connect() as conn``.
+
+        ``timeout``: seconds for this call; the smaller of it and the policy's wins. Raises a `ConnectError` that
+        tells of every attempt, `ConfigError` for files that cannot be loaded, and what ``prepare`` raises that is
+        no error of a connection.
+        """
+        return Connecting(lambda: self._call(self._to_connection, timeout))
+
+    async def create_connection(
+        self, protocol_factory: Callable[[], P], timeout: float | None = None
+    ) -> tuple[asyncio.Transport, P]:
+        """A transport and a protocol, as ``loop.create_connection``, with retries and typed errors.
+
+        There is no ``prepare``: that is for streams. Raises as `connect` does.
+        """
+
+        async def finish(
+            sock: socket.socket, info: AddressInfo, limit: float, source: Source
+        ) -> tuple[asyncio.Transport, P]:
+            return await self._to_transport(protocol_factory, sock, info, limit, source)
+
+        return await self._call(finish, timeout)
+
+    async def dial(self, timeout: float | None = None) -> socket.socket:
+        """A connected, non-blocking socket, for any library's ``sock=``. There is no TLS and no ``prepare``.
+
+        Raises as `connect` does, and `ConfigError` for a TLS endpoint: only its streams can speak TLS.
+        """
+        if self.endpoint.tls is not None:
+            raise ConfigError(f"endpoint={self._name}: must be without TLS to be dialed; connect to it instead")
+        options = dial_options(self.endpoint, nodelay=True)
+
+        async def finish(sock: socket.socket, info: AddressInfo, limit: float, source: Source) -> socket.socket:
+            return sock
+
+        return await self._call(finish, timeout, options)
+
+    def stats(self) -> ConnectorStats:
+        """What happened so far."""
+        reachable = None if not self._connected and self._last_error is None else self._lost_at is None
+        return ConnectorStats(
+            attempts=self._attempts,
+            connected=self._connected,
+            failures=MappingProxyType(dict(self._failures)),
+            connecting=self._gate.inside,
+            waiting=self._gate.waiting,
+            reachable=reachable,
+            last_error=self._last_error,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Connector {self._name} attempts={self._attempts} connected={self._connected}>"
+
+    # -- One call ------------------------------------------------------------------------------------------------
+
+    async def _call(self, finish: _Finish[T], timeout: float | None, options: DialOptions | None = None) -> T:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
+        each = self.policy.timeout
+        if timeout is not None:
+            timeout = _duration("timeout", timeout)
+            each = timeout if each is None else min(timeout, each)
+        chosen = self._options if options is None else options
+
+        def attempt(limit: float, source: Source, number: int) -> Awaitable[T]:
+            return self._attempt(finish, chosen, limit, source, number)
+
+        if not self.observers:
+            return await retry(self.policy, attempt, each, endpoint=self._name)
+        try:
+            return await retry(self.policy, attempt, each, self._retrying, self._name)
+        except Exception as exc:
+            self._tell(GaveUp(self._name, exc))
+            raise
+
+    async def _attempt(
+        self, finish: _Finish[T], options: DialOptions, limit: float, source: Source, number: int
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._attempts += 1
+        if self.observers:
+            self._tell(AttemptStarted(self._name, number))
+        if not self._gate.enter():
+            await self._gate.admitted(limit, source)
+        try:
+            addresses = self._known(began)
+            if addresses is None:
+                addresses = await self._resolved(limit, source)
+            sock, info = await dial(addresses, options, limit, source, self.policy)
+            result = await finish(sock, info, limit, source)
+        except Exception as exc:
+            self._failed(exc, number, began)
+            raise
+        finally:
+            self._gate.leave()
+        self._connected += 1
+        if self._lost_at is not None:
+            self._restored(loop.time())
+        if self.observers:
+            self._tell(Connected(self._name, number, info.sockaddr, loop.time() - began))
+        return result
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            raise RuntimeError(f"{self!r} belongs to another event loop; make one connector for each loop")
+        self._loop = loop
+        self._gate.reset()
+        self._lost_at = None
+
+    # -- Addresses -----------------------------------------------------------------------------------------------
+
+    def _known(self, now: float) -> list[AddressInfo] | None:
+        """The addresses in the order to try, if nobody has to be asked for them."""
+        if self.endpoint.path is not None:
+            return [AddressInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.endpoint.path)]
+        if len(self._queries) == 1:
+            found = self._resolver.known(self._queries[0], now)
+            return found if found is None or len(found) == 1 else self._ordered(found)
+        return None
+
+    async def _resolved(self, limit: float, source: Source) -> list[AddressInfo]:
+        began = asyncio.get_running_loop().time()
+        lookups = [self._resolver.resolve(query, limit, source) for query in self._queries]
+        if len(lookups) == 1:
+            addresses = self._ordered(await lookups[0])
+        else:
+            addresses = self._gathered(await asyncio.gather(*lookups, return_exceptions=True))
+        if self.observers:
+            elapsed = asyncio.get_running_loop().time() - began
+            self._tell(Resolved(self._name, tuple(info.sockaddr for info in addresses), elapsed))
+        return addresses
+
+    def _gathered(self, outcomes: list[list[AddressInfo] | BaseException]) -> list[AddressInfo]:
+        """The addresses of all targets, in their order; a target without any only counts if no other has one."""
+        addresses: list[AddressInfo] = []
+        failures: list[NetworkError] = []
+        for outcome in outcomes:
+            if isinstance(outcome, NetworkError):
+                failures.append(outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                addresses += self._ordered(outcome)
+        if not addresses:
+            raise errors.decisive(failures, self.policy).replaced(errors=tuple(failures))
+        return addresses
+
+    def _ordered(self, addresses: list[AddressInfo]) -> list[AddressInfo]:
+        return interleaved(addresses, lambda info: info.family, self.endpoint.interleave)
+
+    # -- From a socket to what was asked for ---------------------------------------------------------------------
+
+    async def _to_connection(
+        self, sock: socket.socket, info: AddressInfo, limit: float, source: Source
+    ) -> Connection:
+        loop = asyncio.get_running_loop()
+        reader, protocol = streams(loop, self.limit, info.sockaddr)
+        transport, _ = await self._to_transport(lambda: protocol, sock, info, limit, source)
+        connection = Connection(reader, Writer(transport, protocol, reader, loop), self.endpoint)
+        if self.prepare is not None:
+            await self._prepared(self.prepare, connection, info, limit, source)
+        return connection
+
+    async def _to_transport(
+        self, factory: Callable[[], P], sock: socket.socket, info: AddressInfo, limit: float, source: Source
+    ) -> tuple[asyncio.Transport, P]:
+        """Hand the socket over to a transport of the loop; if that fails, it is closed."""
+        loop = asyncio.get_running_loop()
+        try:
+            if self._contexts is None:
+                made = await loop.create_connection(factory, sock=sock)
+            else:
+                made = await loop.create_connection(factory, sock=sock, **self._tls_arguments(info, limit, source))
+            if not self.endpoint.nodelay and self.endpoint.path is None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            return made
+        except asyncio.CancelledError:
+            sock.close()
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # uvloop turns ECANCELED into CancelledError; nobody has cancelled this task.
+        except Exception as exc:
+            sock.close()
+            error = errors.translate(exc, "tls" if self._contexts else "connect", info.sockaddr)
+            if error is None or error is exc:
+                raise
+            raise error from exc
+        raise errors.typed("ECANCELED", "tls" if self._contexts else "connect", info.sockaddr)
+
+    def _tls_arguments(self, info: AddressInfo, limit: float, source: Source) -> dict[str, Any]:
+        tls, contexts = self.endpoint.tls, self._contexts
+        assert tls is not None and contexts is not None
+        arguments: dict[str, Any] = {"ssl": contexts.get(), "server_hostname": self._hostname(info)}
+        left = limit - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise ConnectTimeout(None, "no time left for TLS", phase="tls", source=source)
+        limits = [each for each in (tls.handshake_timeout, left) if each is not None and each < math.inf]
+        arguments["ssl_handshake_timeout"] = min(limits, default=None)
+        if tls.shutdown_timeout is not None:
+            arguments["ssl_shutdown_timeout"] = tls.shutdown_timeout
+        return arguments
+
+    def _hostname(self, info: AddressInfo) -> str | None:
+        """The name to verify: that of the target the address was resolved for."""
+        targets = self.endpoint.targets
+        if len(targets) < 2:
+            return self.endpoint.server_hostname()
+        for target, query in zip(targets, self._queries, strict=True):
+            known = self._resolver.known(query, -math.inf)
+            if known is not None and info in known:
+                return self.endpoint.server_hostname(target)
+        return self.endpoint.server_hostname()
+
+    async def _prepared(
+        self, prepare: Prepare, connection: Connection, info: AddressInfo, limit: float, source: Source
+    ) -> None:
+        address: Address = info.sockaddr
+        try:
+            await bounded(prepare(connection), limit, source, phase="prepare", address=address)
+        except Exception as exc:
+            connection.abort()
+            error = errors.translate(exc, "prepare", address)
+            if error is None or error is exc:
+                raise
+            raise error from exc
+        except BaseException:
+            connection.abort()
+            raise
+
+    # -- What is learnt, and told --------------------------------------------------------------------------------
+
+    def _failed(self, exc: Exception, number: int, began: float) -> None:
+        for query in self._queries:
+            self._resolver.forget(query)
+        loop = asyncio.get_running_loop()
+        if isinstance(exc, NetworkError):
+            self._last_error = exc
+            self._failures[exc.code] = self._failures.get(exc.code, 0) + 1
+            self._lost_attempts += 1
+            if self._lost_at is None:
+                self._lost_at = loop.time()
+                if self._connected:
+                    # What has never worked is for the caller to tell: the error says it all.
+                    logs.lost(self._name, exc)
+        if self.observers:
+            self._tell(AttemptFailed(self._name, number, exc, loop.time() - began))
+
+    def _restored(self, now: float) -> None:
+        if self._lost_at is not None and self._connected > 1:
+            logs.restored(self._name, self._lost_attempts, now - self._lost_at)
+        self._lost_at = None
+        self._lost_attempts = 0
+
+    def _retrying(self, error: NetworkError | None, pause: float, attempts: int) -> None:
+        self._tell(Retrying(self._name, attempts, error, pause))
+
+    def _tell(self, event: Event) -> None:
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception as exc:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"observer {observer!r} raised", "exception": exc}
+                )
+
+
+class _Gate:
+    """At most so many inside; others wait in line, and each slot goes straight to the first of them."""
+
+    __slots__ = ("inside", "line", "size")
+
+    def __init__(self, size: int | None) -> None:
+        self.size = math.inf if size is None else size
+        self.inside = 0
+        self.line: deque[asyncio.Future[Any]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        return len(self.line)
+
+    def reset(self) -> None:
+        self.inside = 0
+        self.line.clear()
+
+    def enter(self) -> bool:
+        """Go in if there is room and nobody is waiting."""
+        if self.inside >= self.size or self.line:
+            return False
+        self.inside += 1
+        return True
+
+    async def admitted(self, limit: float, source: Source) -> None:
+        """Wait in line until a loop time. Raises `ConnectTimeout`, phase ``"wait"``."""
+        place: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.line.append(place)
+        try:
+            if await wait_until(place, limit):
+                return
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.result() is _ADMITTED:
+                # The slot was on its way to us.
+                self.leave()
+            raise
+        finally:
+            if place in self.line:
+                self.line.remove(place)
+        raise ConnectTimeout(None, "too many connects under way", phase="wait", source=source)
+
+    def leave(self) -> None:
+        """Give the slot to the first in line who still waits."""
+        while self.line:
+            place = self.line.popleft()
+            if not place.done():
+                place.set_result(_ADMITTED)
+                return
+        self.inside -= 1
+
+
+_ADMITTED = object()
+
+
+def _query(endpoint: Endpoint, target: Target) -> Query:
+    return Query(ascii_host(target.host), target.port, endpoint.address_family, endpoint.proto, endpoint.flags)
+
+
+def _duration(field: str, value: float) -> float | None:
+    problems = Problems()
+    seconds = check_optional_duration(problems, field, value)
+    problems.raise_any()
+    return seconds

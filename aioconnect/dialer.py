@@ -1,0 +1,273 @@
+"""Addresses to one connected socket: a race (RFC 8305) over connects of our own.
+
+Not ``loop.sock_connect``: uvloop's sends even an IP address through its resolver threads and loses the IPv6 scope,
+asyncio's may return before its writer is removed. A non-blocking ``connect_ex`` and ``add_writer`` do the same on
+both loops, and each address keeps its own error. On loopback the kernel has finished the handshake by the time the
+first ``connect_ex`` returns, so a second one often ends the dial, well or badly, without a turn of the event loop.
+
+The seam for a simulated network is the shape of the ``socket`` module: a loop may carry another one as ``network``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from aioconnect import codes, errors
+from aioconnect.endpoint import Endpoint, Keepalive
+from aioconnect.errors import ConnectTimeout, Decides, NetworkError
+from aioconnect.race import Race
+from aioconnect.resolver import AddressInfo, wait_until
+from aioconnect.retrying import Source
+
+__all__ = ("DialOptions", "dial", "dial_options")
+
+_LINUX = sys.platform == "linux"
+_NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
+# EWOULDBLOCK is Windows' way to say EINPROGRESS; on Linux it is EAGAIN, a full UNIX backlog (connect(2)).
+_PENDING = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR} | (set() if _LINUX else {errno.EWOULDBLOCK}))
+
+Option = tuple[int, int, int]
+
+
+class DialOptions(NamedTuple):
+    """How every socket of an endpoint is set up and raced; made once for an endpoint by `dial_options`."""
+
+    options: tuple[Option, ...] = ()
+    local_addr: tuple[str, int] | None = None
+    delay: float | None = 0.25
+
+
+def dial_options(endpoint: Endpoint, nodelay: bool = False) -> DialOptions:
+    """The socket options of an endpoint. Both loops set TCP_NODELAY on their own, so it is left to them if it can be."""
+    if endpoint.path is not None:
+        return DialOptions(delay=None)
+    options = _keepalive_options(endpoint.keepalive)
+    if endpoint.user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        options += ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(endpoint.user_timeout * 1000)),)
+    if nodelay and endpoint.nodelay:
+        options += ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
+    return DialOptions(options, endpoint.local_addr, endpoint.happy_eyeballs_delay)
+
+
+def _keepalive_options(keepalive: Keepalive | None) -> tuple[Option, ...]:
+    if keepalive is None:
+        return ()
+    wanted = (
+        # macOS calls the idle time TCP_KEEPALIVE (tcp(4)); whole seconds everywhere.
+        (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), max(1, round(keepalive.idle))),
+        (("TCP_KEEPINTVL",), max(1, round(keepalive.interval))),
+        (("TCP_KEEPCNT",), keepalive.count),
+    )
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for names, value in wanted:
+        found = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
+        if found is not None:
+            options.append((socket.IPPROTO_TCP, found, value))
+    return tuple(options)
+
+
+async def dial(
+    addresses: Sequence[AddressInfo],
+    options: DialOptions = DialOptions(),
+    limit: float = math.inf,
+    source: Source = "call",
+    policy: Decides | None = None,
+) -> tuple[socket.socket, AddressInfo]:
+    """The first connected, non-blocking socket, and its address; all others are closed.
+
+    ``limit`` is a loop time, ``source`` whose limit it is. ``policy`` helps to choose the error that decides.
+    Raises that error, a `ConnectError` whose ``errors`` holds one for each address that was tried.
+    """
+    loop = asyncio.get_running_loop()
+    network = getattr(loop, "network", socket)
+    began = loop.time()
+    first = _begin(network, addresses[0], options)
+    if first.sock is not None and first.number == 0:
+        return first.sock, addresses[0]
+    # Only now the machinery of a race: a dial that is over at once does without.
+    return await _Dial(loop, network, addresses, options).run(first, began, limit, source, policy)
+
+
+class _Begun(NamedTuple):
+    """A connect that was begun: connected (0), under way (pending), or over with an errno and no socket."""
+
+    sock: socket.socket | None
+    number: int
+    phase: codes.Phase
+    words: str | None = None
+
+
+def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:
+    phase: codes.Phase = "socket"
+    sock = None
+    try:
+        sock = network.socket(info.family, info.type | _NONBLOCK, info.proto)
+        if not _NONBLOCK:
+            sock.setblocking(False)
+        for option in options.options:
+            sock.setsockopt(*option)
+        if options.local_addr is not None:
+            phase = "bind"
+            sock.bind(options.local_addr)
+        phase = "connect"
+        number = sock.connect_ex(info.sockaddr)
+        if number == errno.EINPROGRESS and _LINUX:
+            # BSD may answer a second connect on a failed socket with another error, so only where it is exact.
+            number = sock.connect_ex(info.sockaddr)
+        if number == 0 or number == errno.EISCONN:
+            return _settled(sock, info)
+        if number in _PENDING:
+            return _Begun(sock, number, phase)
+    except OSError as exc:
+        if sock is not None:
+            sock.close()
+        return _Begun(None, exc.errno or 0, phase, str(exc))
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
+    sock.close()
+    return _Begun(None, number, phase)
+
+
+def _settled(sock: socket.socket, info: AddressInfo) -> _Begun:
+    """A connected socket, unless it is connected to itself.
+
+    A dial to a port of the ephemeral range on this host may be given that very port to dial from, and TCP's
+    simultaneous open (RFC 9293 section 3.5) then succeeds with nobody there.
+    """
+    if isinstance(info.sockaddr, tuple):
+        local = sock.getsockname()
+        if local[1] == info.sockaddr[1] and local == sock.getpeername():
+            sock.close()
+            return _Begun(None, errno.ECONNREFUSED, "connect", "connected to itself: nothing listens there")
+    return _Begun(sock, 0, "connect")
+
+
+class _Dial:
+    """A race under way: the sockets, the timer, and what each address has answered."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, network: Any, addresses: Sequence[AddressInfo], options: DialOptions
+    ) -> None:
+        self.loop = loop
+        self.network = network
+        self.addresses = addresses
+        self.options = options
+        self.race = Race(len(addresses), options.delay)
+        self.flying: dict[socket.socket, tuple[int, float]] = {}
+        self.failures: dict[int, NetworkError] = {}
+        self.winner: tuple[socket.socket, AddressInfo] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.over: asyncio.Future[None] = loop.create_future()
+
+    async def run(
+        self, first: _Begun, began: float, limit: float, source: Source, policy: Decides | None
+    ) -> tuple[socket.socket, AddressInfo]:
+        """Go on from the first address, already begun, to the winner or to the error that decides."""
+        try:
+            self._account(self.race.start(began) or 0, first, began)
+            self._start_due(began)
+            if not self.over.done() and not await wait_until(self.over, limit):
+                self._cut(source)
+            if self.winner is None:
+                raise self._error(policy)
+            winner, self.winner = self.winner, None
+            return winner
+        except asyncio.CancelledError as cancelled:
+            if cancelled.__context__ is None and self.failures:
+                cancelled.__context__ = self._error(policy)
+            raise
+        finally:
+            self._close()
+
+    def _start_due(self, at: float) -> None:
+        """Start what is due. ``at``: the time a timer was set for, since uvloop's fire up to a millisecond early."""
+        now = max(at, self.loop.time())
+        while self.winner is None and (number := self.race.start(now)) is not None:
+            self._account(number, _begin(self.network, self.addresses[number], self.options), now)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.winner is not None or self.race.lost:
+            if not self.over.done():
+                self.over.set_result(None)
+        elif (due := self.race.next_start) is not None:
+            self.timer = self.loop.call_at(due, self._start_due, due)
+
+    def _account(self, number: int, begun: _Begun, began: float) -> None:
+        sock = begun.sock
+        if sock is None:
+            self._fail(number, begun, began)
+        elif begun.number == 0:
+            self.winner = sock, self.addresses[number]
+        else:
+            self.flying[sock] = number, began
+            try:
+                self.loop.add_writer(sock, self._writable, sock)
+            except OSError as exc:
+                del self.flying[sock]
+                sock.close()
+                self._fail(number, _Begun(None, exc.errno or 0, "connect", str(exc)), began)
+
+    def _fail(self, number: int, begun: _Begun, began: float) -> None:
+        now = self.loop.time()
+        address = self.addresses[number].sockaddr
+        local = self.options.local_addr
+        self.failures[number] = errors.typed(
+            codes.code_of(begun.number) if begun.number else "UNKNOWN",
+            begun.phase,
+            address,
+            begun.number or None,
+            strerror=begun.words if begun.number in (0, errno.ECONNREFUSED) else None,
+            port_given=local is not None and local[1] != 0,
+            elapsed=now - began,
+        )
+        self.race.fail(now)
+
+    def _writable(self, sock: socket.socket) -> None:
+        """The kernel has an answer for this socket; after another has won, it is too late."""
+        self.loop.remove_writer(sock)
+        number, began = self.flying.pop(sock)
+        outcome = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if self.winner is not None:
+            sock.close()
+            return
+        begun = _settled(sock, self.addresses[number]) if outcome == 0 else _Begun(None, outcome, "connect")
+        if begun.sock is None:
+            sock.close()
+        self._account(number, begun, began)
+        self._start_due(-math.inf)
+
+    def _cut(self, source: Source) -> None:
+        """The limit has passed: what is known stays known, and the silent addresses are said to be so."""
+        now = self.loop.time()
+        for number, began in self.flying.values():
+            self.failures[number] = ConnectTimeout(
+                None,
+                f"no answer within {now - began:.1f} s",
+                address=self.addresses[number].sockaddr,
+                elapsed=now - began,
+                source=source,
+            )
+
+    def _error(self, policy: Decides | None) -> NetworkError:
+        found = tuple(error for _, error in sorted(self.failures.items()))
+        deciding = errors.decisive(found, policy)
+        return deciding if len(found) == 1 else deciding.replaced(errors=found)
+
+    def _close(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        for sock in self.flying:
+            self.loop.remove_writer(sock)
+            sock.close()
+        self.flying.clear()
+        if self.winner is not None:
+            self.winner[0].close()

@@ -1,0 +1,219 @@
+"""Sets of errors to retry on: immutable, combinable, and unable to hold a typo.
+
+>>> from aioconnect.errors import ConnectRefused
+>>> retry_on = TRANSIENT | {"EAI_NONAME"} - {ConnectionResetError}
+>>> ConnectRefused() in retry_on
+True
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+
+from aioconnect import codes, errors
+from aioconnect.errors import ConfigError, NetworkError
+from aioconnect.validation import did_you_mean
+
+__all__ = ("DENIED", "LOCAL", "STARTING", "TRANSIENT", "ErrnoSet")
+
+Entry = str | int | type[BaseException]
+
+
+class ErrnoSet:
+    """An immutable set of errors, by code, by errno number, or by exception class (anybody's).
+
+    Takes code names (``"ECONNREFUSED"``, ``"EAI_AGAIN"``, ``"CERTIFICATE_VERIFY_FAILED"``), errno numbers of this
+    system, exception classes and other sets, and so do its operators ``|``, ``-`` and ``&``. Where one errno means
+    different things by phase or family, the set has a member for each, such as ``"EACCES@inet"``, and the plain
+    name stands for all of them. Our own error classes become the members they are raised for.
+
+    Raises `ConfigError` for a name, a number or a thing that can be no error.
+
+    >>> ErrnoSet({"ECONNREFUSED", errno.ETIMEDOUT}) - {"ETIMEDOUT"}
+    ErrnoSet({'ECONNREFUSED'})
+    """
+
+    __slots__ = ("_classes", "_members")
+
+    # A tuple, as isinstance takes it, without repeats and in no meaningful order.
+    _classes: tuple[type[BaseException], ...]
+    _members: frozenset[str]
+
+    def __init__(self, entries: ErrnoSet | Entry | Iterable[Entry] = ()) -> None:
+        members, classes = _normalised(entries)
+        object.__setattr__(self, "_members", members)
+        object.__setattr__(self, "_classes", tuple(classes))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an ErrnoSet is immutable; cannot set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"an ErrnoSet is immutable; cannot delete {name}")
+
+    def __contains__(self, item: object) -> bool:
+        if isinstance(item, NetworkError):
+            # A foreign class also knows its own behind the typed error that was made of it.
+            return item.member in self._members or (
+                bool(self._classes) and any(isinstance(each, self._classes) for each in (item, item.__cause__))
+            )
+        if isinstance(item, BaseException):
+            if isinstance(item, self._classes):
+                return True
+            failure = errors.classify(item)
+            return failure is not None and failure.error.member in self._members
+        if isinstance(item, (str, int, type)):
+            members, classes = _normalised(item)
+            return members <= self._members and all(self._covers(cls) for cls in classes)
+        return False
+
+    def _covers(self, cls: type[BaseException]) -> bool:
+        return issubclass(cls, self._classes)
+
+    def __or__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
+        members, classes = _normalised(other)
+        return _made(self._members | members, classes.union(self._classes))
+
+    __ror__ = __or__
+
+    def __sub__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
+        members, classes = _normalised(other)
+        for cls in self._classes:
+            if members & _members_under(cls):
+                raise ConfigError(
+                    f"retry_on={cls.__name__}: a class stays whole; name what to leave out in never_retry_on"
+                )
+        gone = members.union(*map(_members_under, classes))
+        kept = frozenset(cls for cls in self._classes if not issubclass(cls, tuple(classes)))
+        return _made(self._members - gone, kept)
+
+    def __rsub__(self, other: Iterable[Entry]) -> ErrnoSet:
+        return ErrnoSet(other) - self
+
+    def __and__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
+        theirs = ErrnoSet(other)
+        members = (self._members & theirs._everything()) | (theirs._members & self._everything())
+        mine = {cls for cls in self._classes if theirs._covers(cls)}
+        return _made(members, frozenset(mine | {cls for cls in theirs._classes if self._covers(cls)}))
+
+    __rand__ = __and__
+
+    def _everything(self) -> frozenset[str]:
+        return self._members.union(*map(_members_under, self._classes))
+
+    def _parts(self) -> tuple[frozenset[str], frozenset[type[BaseException]]]:
+        return self._members, frozenset(self._classes)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ErrnoSet):
+            return self._parts() == other._parts()
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+    def __iter__(self) -> Iterator[str | type[BaseException]]:
+        """The plain codes where all their members are in, else the members; then the classes."""
+        names = {code for member in self._members if self.issuperset_of(code := member.partition("@")[0])}
+        names |= {member for member in self._members if member.partition("@")[0] not in names}
+        yield from sorted(names)
+        yield from sorted(self._classes, key=lambda cls: cls.__qualname__)
+
+    def issuperset_of(self, code: str) -> bool:
+        """Whether every member that a plain code stands for is in the set."""
+        return self._members.issuperset(codes.members_of(code))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return bool(self._members or self._classes)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(repr(each) if isinstance(each, str) else each.__qualname__ for each in self)
+        return f"ErrnoSet({{{inside}}})" if inside else "ErrnoSet()"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _made, self._parts()
+
+
+def _made(members: frozenset[str], classes: frozenset[type[BaseException]]) -> ErrnoSet:
+    new = ErrnoSet.__new__(ErrnoSet)
+    object.__setattr__(new, "_members", members)
+    object.__setattr__(new, "_classes", tuple(classes))
+    return new
+
+
+def _normalised(entries: object) -> tuple[frozenset[str], frozenset[type[BaseException]]]:
+    if isinstance(entries, ErrnoSet):
+        return entries._parts()
+    if isinstance(entries, (str, int, type)) or not isinstance(entries, Iterable):
+        entries = (entries,)
+    members: set[str] = set()
+    classes: set[type[BaseException]] = set()
+    problems: list[str] = []
+    for entry in entries:
+        if isinstance(entry, ErrnoSet):
+            members |= entry._members
+            classes.update(entry._classes)
+        elif isinstance(entry, type):
+            _add_class(entry, members, classes, problems)
+        elif isinstance(entry, str):
+            _add_code(entry, members, problems)
+        elif isinstance(entry, int) and not isinstance(entry, bool) and _is_errno(entry):
+            members.update(codes.members_of(codes.code_of(entry)))
+        else:
+            problems.append(f"retry_on={entry!r}: must be a code name, an errno number or an exception class")
+    if problems:
+        raise ConfigError(*problems)
+    return frozenset(members), frozenset(classes)
+
+
+def _is_errno(number: int) -> bool:
+    # Linux keeps errno below 4096 (MAX_ERRNO); numbers it has no name for come from sandboxes and drivers.
+    return 0 < number < 4096 or number in codes.WINERRORS or number in errno.errorcode
+
+
+def _add_class(
+    cls: type, members: set[str], classes: set[type[BaseException]], problems: list[str]
+) -> None:
+    if not issubclass(cls, Exception):
+        # CancelledError is none: a cancellation is never retried, whatever a policy says.
+        problems.append(f"retry_on={cls.__name__}: must be a subclass of Exception")
+    elif issubclass(cls, NetworkError) and (own := _members_under(cls)):
+        members |= own
+    else:
+        classes.add(cls)
+
+
+def _add_code(code: str, members: set[str], problems: list[str]) -> None:
+    name = code.partition("@")[0]
+    standing_for = codes.members_of(name) if name in codes.KNOWN else ()
+    if code in (name, *standing_for) and standing_for:
+        members.update(standing_for if code == name else (code,))
+    else:
+        alike = [known for known in codes.KNOWN if known[:2] == code[:2].upper()]
+        hint = f"; {did_you_mean(code.upper(), alike)}" if alike else ""
+        problems.append(f"retry_on={code!r}: is no known code{hint}")
+
+
+def _members_under(cls: type[BaseException]) -> frozenset[str]:
+    """The members that are raised as a class or a subclass of it."""
+    return frozenset(entry.member for entry in codes.rows() if issubclass(errors.class_of(entry), cls))
+
+
+def _of_kind(kind: codes.Kind) -> ErrnoSet:
+    return _made(frozenset(entry.member for entry in codes.rows() if entry.kind == kind), frozenset())
+
+
+TRANSIENT = _of_kind("transient")
+"""The same call may succeed later without anybody changing a thing."""
+
+LOCAL = _of_kind("local")
+"""This host is short of something; the peer is not at fault."""
+
+STARTING = _of_kind("starting")
+"""Not there yet: a name, a socket path or a service that a deployment may still bring."""
+
+DENIED = _of_kind("denied")
+"""Refused by a rule on the way, which a roll-out may lift: ``EACCES`` and ``EPERM`` on inet."""

@@ -1,0 +1,945 @@
+"""The typed errors, and the one place that turns other exceptions into them.
+
+Two questions decide what a caller does, so two families answer them. `ConnectError`: no connection was handed out
+and no byte but those of ``prepare`` was sent, so repeating is safe. `ConnectionLost`: an established connection is
+dead, reconnecting is safe, resending is the caller's decision. Every class is also the built-in one that
+the caller's ``except`` clauses already name.
+
+    AioconnectError
+     +-- NetworkError (OSError)                      what both families share
+     |    +-- ConnectError                           ConnectRefused, ConnectTimeout, HostUnreachable, ...
+     |    |    +-- NameResolutionError               NameNotFound, NameServerUnavailable
+     |    |    +-- TLSError                          CertificateRejected, TLSHandshakeFailed, NotTLS
+     |    +-- ConnectionLost                         PeerClosed, ConnectionResetByPeer, BrokenPipe, ...
+     +-- PoolClosed
+     +-- ConfigError (ValueError)
+
+Texts are built from fields, never at the place that raises::
+
+    [ENDPOINT: ]PHASE[ ADDRESS]: [CODE] REASON[ (N attempts in S s, stopped by WHY)]
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from aioconnect import codes
+from aioconnect.explanations import EXPLANATIONS
+
+__all__ = (
+    "AccessDenied",
+    "Address",
+    "AddressFamilyNotSupported",
+    "AddressInUse",
+    "AddressNotAvailable",
+    "AioconnectError",
+    "AlreadyClosed",
+    "Attempt",
+    "BadDescriptor",
+    "BrokenPipe",
+    "CertificateRejected",
+    "CircuitOpen",
+    "ConfigError",
+    "ConnectAborted",
+    "ConnectError",
+    "ConnectRefused",
+    "ConnectReset",
+    "ConnectTimeout",
+    "ConnectionAborted",
+    "ConnectionLost",
+    "ConnectionResetByPeer",
+    "ConnectionTLSError",
+    "ConnectionTimedOut",
+    "Decides",
+    "EphemeralPortsExhausted",
+    "Failure",
+    "HostUnreachable",
+    "ListenBacklogFull",
+    "NameNotFound",
+    "NameResolutionError",
+    "NameServerUnavailable",
+    "NetworkError",
+    "NetworkUnreachable",
+    "NotReady",
+    "NotTLS",
+    "OutOfBuffers",
+    "PeerClosed",
+    "PoolClosed",
+    "PoolFull",
+    "PoolTimeout",
+    "SocketPathInvalid",
+    "SocketPathNotFound",
+    "TLSError",
+    "TLSHandshakeFailed",
+    "ThreadsExhausted",
+    "TooManyOpenFiles",
+    "class_of",
+    "classify",
+    "decisive",
+    "explain",
+    "format_address",
+    "translate",
+    "translate_errors",
+    "typed",
+)
+
+Address = tuple[Any, ...] | str | bytes | None
+"""A socket address as the ``socket`` module has it, ``(host, port)`` of a name, or the path of a UNIX socket."""
+
+StopReason = Literal["permanent", "attempts", "timeout", "stop", "circuit", "budget"]
+
+Self = TypeVar("Self", bound="NetworkError")
+
+
+class Attempt(NamedTuple):
+    """One attempt of a call. Times are seconds; ``started`` counts from the start of the call."""
+
+    number: int
+    started: float
+    elapsed: float
+    error: NetworkError | None
+    slept: float = 0.0
+    shared: bool = False
+
+
+def format_address(address: object) -> str:
+    """An address as people write it.
+
+    >>> format_address(("::1", 80, 0, 0))
+    '[::1]:80'
+    """
+    match address:
+        case None:
+            return ""
+        case bytes():
+            return format_address(os.fsdecode(address))
+        case str():
+            return "@" + address[1:] if address.startswith("\0") else address
+        case (str() as host, port, *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address)
+
+
+class AioconnectError(Exception):
+    """Whatever aioconnect itself raises."""
+
+
+class ConfigError(AioconnectError, ValueError):
+    """A setting or an argument that cannot work, found before anything was opened.
+
+    ``problems`` holds every problem at once, each as ``field=value: what would be right``.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems: tuple[str, ...] = problems
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return self.problems[0]
+        return f"{len(self.problems)} problems: " + "; ".join(self.problems)
+
+
+class NetworkError(AioconnectError, OSError):
+    """What both families have in common: the fields, the text, copying and pickling.
+
+    May be raised by hand, in a ``prepare`` hook or a test: ``ConnectRefused()``, ``ConnectReset(errno.ECONNRESET)``,
+    ``ConnectTimeout("no greeting", phase="prepare")``. The number defaults to that of the class's own code.
+
+    ========================  ==========================================================================
+    ``errno``                 the system's number; EAI number or SSL number where the parent has those
+    ``code``                  its symbolic name on any system, ``"ECONNREFUSED"``
+    ``kind``                  ``"transient" "local" "starting" "denied"`` or ``"permanent"``
+    ``phase``                 where it was, ``"resolve"`` to ``"use"``
+    ``address``               the address of that socket, ``(host, port)`` while resolving
+    ``endpoint``              the endpoint asked for, on errors raised out of a call
+    ``elapsed``               seconds: of this dial, or of the whole call on an error raised out of one
+    ``errors``                the deciding attempt's errors, one for each address tried
+    ``attempts``              the first and the last fifteen `Attempt` records of the call
+    ``attempt_count``         how many there were
+    ``stop_reason``           why the call ended
+    ========================  ==========================================================================
+    """
+
+    code: str = "UNKNOWN"
+    text: str | None = None
+    _member: str | None = None
+    phase: codes.Phase = "connect"
+    address: Address = None
+    endpoint: str | None = None
+    elapsed: float | None = None
+    errors: tuple[NetworkError, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    attempt_count: int = 0
+    stop_reason: StopReason | None = None
+
+    def __init__(self, errno: int | str | None = None, text: str | None = None, **fields: Any) -> None:
+        if isinstance(errno, str):
+            errno, text = None, errno
+        if fields:
+            self.__dict__.update(fields)
+        if errno is None:
+            errno = codes.number_of(self.code)
+        elif "code" not in fields and errno != codes.number_of(self.code):
+            self.code = self._code_of(errno)
+        # `args` holds just these two; everything else is in __dict__, which copy and pickle take along.
+        OSError.__init__(self, errno, text)
+
+    def _code_of(self, number: int) -> str:
+        return codes.code_of(number)
+
+    @property
+    def member(self) -> str:
+        """The member of an errno set that this error is, such as ``"EACCES@inet"``."""
+        return self._member or codes.row_of(self.code, self.phase, self.address).member
+
+    @property
+    def kind(self) -> codes.Kind:
+        """What a policy looks at; one table decides it, over class, phase and family."""
+        return codes.row(self.member).kind
+
+    @property
+    def description(self) -> str:
+        """The words for what happened, without place and history."""
+        if self.strerror:
+            return str(self.strerror)
+        if self.text:
+            return self.text
+        return os.strerror(self.errno).lower() if self.errno is not None and self.errno > 0 else "failed"
+
+    def __str__(self) -> str:
+        where = format_address(self.address)
+        line = f"{self.phase} {where}: " if where else f"{self.phase}: "
+        line += f"[{self.code}] {self.description}"
+        if self.endpoint and self.endpoint.partition("://")[2].partition("?")[0] != where:
+            line = f"{self.endpoint}: {line}"
+        if self.stop_reason is None:
+            return line
+        tries = "1 attempt" if self.attempt_count == 1 else f"{self.attempt_count} attempts"
+        return f"{line} ({tries} in {self.elapsed or 0:.1f} s, stopped by {self.stop_reason})"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    # PEP 678. A property, so that the list of addresses costs nothing until a traceback is printed.
+    @property
+    def __notes__(self) -> list[str]:
+        notes: list[str] | None = self.__dict__.get("_notes")
+        if notes is None:
+            notes = self.__dict__["_notes"] = _notes(self)
+        return notes
+
+    @__notes__.setter
+    def __notes__(self, notes: list[str]) -> None:
+        self.__dict__["_notes"] = notes
+
+    def replaced(self: Self, **fields: Any) -> Self:
+        """A new error of the same class with some fields changed; it has no traceback and no cause."""
+        new = type(self).__new__(type(self), *self.args)
+        OSError.__init__(new, *self.args)
+        new.__dict__.update(self.__dict__)
+        new.__dict__.pop("_notes", None)
+        new.__dict__.update(fields)
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__, self.__cause__)
+
+
+def _restore(
+    cls: type[NetworkError], args: tuple[Any, ...], fields: dict[str, Any], cause: BaseException | None
+) -> NetworkError:
+    new = cls.__new__(cls, *args)
+    OSError.__init__(new, *args)
+    new.__dict__.update(fields)
+    if cause is not None:
+        new.__cause__ = cause
+    return new
+
+
+def _notes(error: NetworkError) -> list[str]:
+    """The deciding attempt address by address, then what the other attempts met."""
+    lines = [
+        f"{format_address(each.address) or each.phase}: [{each.code}] {each.description}"
+        + ("" if each.elapsed is None else f" after {each.elapsed * 1000:.1f} ms")
+        for each in error.errors
+    ]
+    tally: dict[str, int] = {}
+    for attempt in error.attempts:
+        if attempt.error is not None:
+            tally[attempt.error.code] = tally.get(attempt.error.code, 0) + 1
+    if error.attempt_count > 1:
+        seen = ", ".join(f"{code} x{count}" for code, count in tally.items())
+        kept = "" if error.attempt_count == len(error.attempts) else f" of {len(error.attempts)} kept"
+        lines.append(f"{error.attempt_count} attempts{kept}: {seen}")
+    return ["\n".join(lines)] if lines else []
+
+
+class ConnectError(NetworkError):
+    """No connection was handed out; asking again is safe."""
+
+
+class ConnectRefused(ConnectError, ConnectionRefusedError):
+    """Nothing listens there, or a firewall says so: a reset or an ICMP port-unreachable answered the SYN."""
+
+    code = "ECONNREFUSED"
+
+
+class ConnectTimeout(ConnectError, TimeoutError):
+    """No answer in time: the kernel's own limit, the attempt's, or the call's, as ``source`` says."""
+
+    code = "ETIMEDOUT"
+    source: Literal["kernel", "attempt", "call"] = "kernel"
+
+
+class HostUnreachable(ConnectError):
+    """No route to that host, it does not answer ARP, or a router or firewall said unreachable or prohibited."""
+
+    code = "EHOSTUNREACH"
+
+
+class NetworkUnreachable(ConnectError):
+    """No route to that network, or the interface is down."""
+
+    code = "ENETUNREACH"
+
+
+class ConnectReset(ConnectError, ConnectionResetError):
+    """The peer took the connection and dropped it before it was ready, by RST or by FIN inside the TLS handshake."""
+
+    code = "ECONNRESET"
+
+
+class ConnectAborted(ConnectError, ConnectionAbortedError):
+    """This host gave the connection up while it was being made."""
+
+    code = "ECONNABORTED"
+
+
+class AccessDenied(ConnectError, PermissionError):
+    """A file mode, a sandbox or a privileged port; over the network a firewall's or an eBPF program's answer."""
+
+    code = "EACCES"
+
+
+class AddressInUse(ConnectError):
+    """The local address asked for is taken; with local port 0, every ephemeral port is."""
+
+    code = "EADDRINUSE"
+    _member = "EADDRINUSE@port"
+
+
+class AddressNotAvailable(ConnectError):
+    """The local address is not one of this host's, or this host has no address of that family."""
+
+    code = "EADDRNOTAVAIL"
+    _member = "EADDRNOTAVAIL@bind"
+
+
+class EphemeralPortsExhausted(AddressNotAvailable):
+    """Every ephemeral port towards that destination is taken, often by TIME_WAIT."""
+
+    _member = "EADDRNOTAVAIL@inet"
+
+
+class AddressFamilyNotSupported(ConnectError):
+    """The kernel, a container or a sandbox has this address family switched off."""
+
+    code = "EAFNOSUPPORT"
+
+
+class TooManyOpenFiles(ConnectError):
+    """This process (EMFILE) or this host (ENFILE) has no file descriptor left."""
+
+    code = "EMFILE"
+
+
+class OutOfBuffers(ConnectError):
+    """The kernel has no memory or no queue space left for a socket."""
+
+    code = "ENOBUFS"
+
+
+class ThreadsExhausted(ConnectError):
+    """No thread could be started to resolve a name: a pids limit, usually."""
+
+    code = "THREADS_EXHAUSTED"
+    text = "no thread could be started to resolve the name"
+
+
+class SocketPathNotFound(ConnectError, FileNotFoundError):
+    """Nothing is at that path yet."""
+
+    code = "ENOENT"
+
+
+class SocketPathInvalid(ConnectError):
+    """That path cannot name a socket."""
+
+    code = "ENOTDIR"
+
+
+class ListenBacklogFull(ConnectError, BlockingIOError):
+    """The UNIX socket's backlog is full: the server does not accept as fast as clients come (unix(7))."""
+
+    code = "EAGAIN"
+    text = "the listen backlog is full"
+    _member = "EAGAIN@unix"
+
+
+class BadDescriptor(ConnectError):
+    """Somebody closed the socket under us."""
+
+    code = "EBADF"
+
+
+class NameResolutionError(ConnectError, socket.gaierror):
+    """The name did not resolve; ``errno`` is the EAI number."""
+
+    code = "EAI_FAIL"
+    text = "the name could not be resolved"
+    phase = "resolve"
+
+    def _code_of(self, number: int) -> str:
+        return codes.EAI.get(number, self.code)
+
+
+class NameNotFound(NameResolutionError):
+    """No such name, or a name without an address of the family asked for."""
+
+    code = "EAI_NONAME"
+    text = "name or address not known"
+
+
+class NameServerUnavailable(NameResolutionError):
+    """No name server answered usefully."""
+
+    code = "EAI_AGAIN"
+    text = "temporary failure in name resolution"
+
+
+class TLSError(ConnectError, ssl.SSLError):
+    """The handshake failed; ``errno`` is the SSL number.
+
+    ``reason`` and ``library`` are OpenSSL's words; ``verify_code`` and ``verify_message`` come with a certificate.
+    """
+
+    code = "TLS_FAILURE"
+    text = "the TLS handshake failed"
+    phase = "tls"
+    reason: str = ""
+    library: str = ""
+    verify_code: int = 0
+    verify_message: str = ""
+
+    def _code_of(self, number: int) -> str:
+        return self.code
+
+
+class CertificateRejected(TLSError, ssl.SSLCertVerificationError):
+    """The peer's certificate does not prove that it is who was asked for."""
+
+    code = "CERTIFICATE_VERIFY_FAILED"
+    text = "the certificate was not accepted"
+
+
+class TLSHandshakeFailed(TLSError):
+    """One side refused the other's terms, or broke off."""
+
+
+class NotTLS(TLSError):
+    """The peer does not speak TLS on that port."""
+
+    code = "WRONG_VERSION_NUMBER"
+    text = "the peer does not speak TLS on that port"
+
+
+class NotReady(ConnectError):
+    """Raised by a ``prepare`` hook: connected, but the service is not serving yet."""
+
+    code = "NOT_READY"
+    text = "not ready yet"
+    phase = "prepare"
+
+
+class CircuitOpen(ConnectError):
+    """Refused without dialing, since the last dials failed; the cause is the last real error.
+
+    ``since`` and ``retry_in`` are seconds: how long the circuit has been open, and until the next probe is due.
+    """
+
+    code = "CIRCUIT_OPEN"
+    text = "the circuit is open"
+    phase = "wait"
+    since: float | None = None
+    retry_in: float | None = None
+
+
+class PoolTimeout(ConnectError, TimeoutError):
+    """No connection of the pool became free in time."""
+
+    code = "POOL_TIMEOUT"
+    text = "no connection became free in time"
+    phase = "pool"
+
+
+class PoolFull(ConnectError):
+    """Too many callers wait for the pool already."""
+
+    code = "POOL_FULL"
+    text = "too many callers are waiting"
+    phase = "pool"
+
+
+class ConnectionLost(NetworkError, ConnectionError):
+    """An established connection is dead. Reconnecting is safe, resending is the caller's decision."""
+
+    phase = "use"
+
+
+class PeerClosed(ConnectionLost, asyncio.IncompleteReadError):
+    """The peer closed in the middle of a message; ``partial`` holds what came, ``expected`` how many bytes were due."""
+
+    code = "EOF"
+    partial: bytes = b""
+    expected: int | None = None
+
+    def __init__(self, partial: bytes = b"", expected: int | None = None, **fields: Any) -> None:
+        super().__init__(**fields, partial=partial, expected=expected)
+
+    @property
+    def description(self) -> str:
+        """How far the message had come."""
+        due = "before the end of a message" if self.expected is None else f"of {self.expected} due"
+        return f"the peer closed the connection after {len(self.partial)} bytes {due}"
+
+
+class ConnectionResetByPeer(ConnectionLost, ConnectionResetError):
+    """The peer reset the connection."""
+
+    code = "ECONNRESET"
+
+
+class ConnectionTimedOut(ConnectionLost, TimeoutError):
+    """The peer stopped answering: retransmissions, keepalive probes or TCP_USER_TIMEOUT ran out (tcp(7))."""
+
+    code = "ETIMEDOUT"
+
+
+class ConnectionAborted(ConnectionLost, ConnectionAbortedError):
+    """This host dropped the connection."""
+
+    code = "ECONNABORTED"
+
+
+class BrokenPipe(ConnectionLost, BrokenPipeError):
+    """Written after the peer had closed."""
+
+    code = "EPIPE"
+
+
+class ConnectionTLSError(ConnectionLost, ssl.SSLError):
+    """An alert, or bytes that are not TLS, on an established TLS connection."""
+
+    code = "TLS_FAILURE"
+    text = "the TLS connection broke"
+    reason: str = ""
+    library: str = ""
+
+    def _code_of(self, number: int) -> str:
+        return self.code
+
+
+class AlreadyClosed(ConnectionLost):
+    """Used after our own close."""
+
+    code = "ALREADY_CLOSED"
+    text = "the connection was closed on this side"
+
+
+class PoolClosed(AioconnectError):
+    """The pool has been closed."""
+
+
+# --- From any exception to a typed one. Type before number: `SSLError.errno` and `gaierror.errno` are other spaces.
+
+_CLASSES: Mapping[str, type[NetworkError]] = MappingProxyType(
+    {
+        name: cls
+        for name, cls in tuple(globals().items())
+        if isinstance(cls, type) and issubclass(cls, NetworkError)
+    }
+)
+
+_BY_BUILTIN: tuple[tuple[type[BaseException], str], ...] = (
+    (ConnectionRefusedError, "ECONNREFUSED"),
+    (ConnectionResetError, "ECONNRESET"),
+    (ConnectionAbortedError, "ECONNABORTED"),
+    (BrokenPipeError, "EPIPE"),
+    (TimeoutError, "ETIMEDOUT"),
+    (FileNotFoundError, "ENOENT"),
+    (PermissionError, "EACCES"),
+    (NotADirectoryError, "ENOTDIR"),
+    (BlockingIOError, "EAGAIN"),
+    (InterruptedError, "EINTR"),
+    (ConnectionError, "ECONNRESET"),
+)
+
+# What asyncio says in words only.
+_BY_WORDS: tuple[tuple[str, str, codes.Phase], ...] = (
+    ("AF_UNIX path too long", "ENAMETOOLONG", "connect"),
+    ("getaddrinfo() returned empty list", "EAI_NODATA", "resolve"),
+    ("no matching local address", "EADDRNOTAVAIL", "bind"),
+)
+
+_HERRORS = MappingProxyType({1: "EAI_NONAME", 2: "EAI_AGAIN", 3: "EAI_FAIL", 4: "EAI_NODATA"})
+
+_NUMBER_IN_TEXT = re.compile(r"\[(?:Errno|WinError) (-?\d+)\]")
+_BIND_IN_TEXT = re.compile(r"bind on address \(.*?, (\d+)")
+_ADDRESS_IN_TEXT = re.compile(r"Connect call failed (\(.+\))$")
+_OPENSSL_REASON = re.compile(r"^\[\w+: (\w+)\]")
+_OPENSSL_FRAME = re.compile(r"^\[[^\]]*\]\s*|\s*\(_ssl\.c:\d+\)$")  # "[SSL: REASON] words (_ssl.c:1006)"
+
+_IPV6_NOISE = frozenset({"ENETUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT"})
+
+
+class Failure(NamedTuple):
+    """What `classify` found: the code and kind to decide by, and the typed error that holds the rest."""
+
+    code: str
+    errno: int | None
+    kind: codes.Kind
+    retryable: bool
+    error: NetworkError
+
+
+class Decides(Protocol):
+    """What `classify` and `decisive` need of a policy."""
+
+    def retryable(self, error: BaseException) -> bool:
+        """Whether to try again after this error."""
+        ...
+
+
+def class_of(row: codes.Row, phase: codes.Phase = "connect") -> type[NetworkError]:
+    """The class that a row of the table is raised as in a phase."""
+    return _CLASSES[row.in_use if phase == "use" else row.establishing]
+
+
+def typed(
+    code: str,
+    phase: codes.Phase = "connect",
+    address: Address = None,
+    number: int | None = None,
+    *,
+    port_given: bool = True,
+    **fields: Any,
+) -> NetworkError:
+    """The error of the class that the table names for a code met in a phase at an address.
+
+    >>> typed("ECONNREFUSED", address=("10.0.0.7", 5432))
+    ConnectRefused('connect 10.0.0.7:5432: [ECONNREFUSED] connection refused')
+    """
+    row = codes.row_of(code, phase, address, port_given=port_given)
+    cls = class_of(row, phase)
+    if "@" in row.member:
+        fields["_member"] = row.member
+    error = cls.__new__(cls)
+    NetworkError.__init__(error, number, fields.pop("strerror", None), **fields, code=code, phase=phase, address=address)
+    return error
+
+
+def translate(
+    exc: BaseException, phase: codes.Phase = "connect", address: Address = None, **fields: Any
+) -> NetworkError | None:
+    """The typed error for an exception met in a phase, with that exception as its cause.
+
+    ``None`` for what says nothing about a connection: a cancellation, a bad argument, a bug. A typed error that
+    already fits its phase is returned as it is.
+
+    >>> translate(TimeoutError(), "tls", ("10.0.0.7", 443))
+    ConnectTimeout('tls 10.0.0.7:443: [ETIMEDOUT] connection timed out')
+    """
+    if isinstance(exc, NetworkError):
+        error = _rephased(exc, phase, address, fields)
+    elif isinstance(exc, ssl.SSLError):
+        error = _from_ssl(exc, phase, address, fields)
+    elif isinstance(exc, (socket.gaierror, socket.herror)):
+        error = _from_resolver(exc, address, fields)
+    elif isinstance(exc, OSError):
+        error = _from_oserror(exc, phase, address, fields)
+    elif isinstance(exc, BaseExceptionGroup):
+        return _from_group(exc, phase, address, fields)
+    elif isinstance(exc, EOFError):
+        error = _from_eof(exc, phase, address, fields)
+    elif isinstance(exc, RuntimeError):
+        return _from_words(exc, phase, address, fields)
+    else:
+        return None
+    if error is not exc and error.__cause__ is None:
+        error.__cause__ = exc
+    return error
+
+
+def _rephased(exc: NetworkError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
+    """What a nested connection's error means to the one being prepared; elsewhere it keeps its own place."""
+    if phase not in ("tls", "prepare"):
+        return exc
+    if isinstance(exc, ConnectionLost):
+        if isinstance(exc, ConnectionTLSError):
+            fields |= {"reason": exc.reason, "library": exc.library}
+        code = "ECONNRESET" if isinstance(exc, PeerClosed) else exc.code
+        return typed(code, phase, address, exc.errno, strerror=exc.description, **fields)
+    if exc.phase == phase and exc.address == address:
+        return exc
+    if isinstance(exc, NotReady):
+        return exc.replaced(phase=phase, address=address, **fields)
+    return exc.replaced(phase=phase, address=address, strerror=None, _member=exc.member, **fields)
+
+
+def _from_ssl(exc: ssl.SSLError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
+    words = _OPENSSL_FRAME.sub("", exc.strerror or str(exc))
+    named = _OPENSSL_REASON.match(exc.strerror or "")
+    reason: str | None = getattr(exc, "reason", None) or (named[1] if named else None)
+    code = reason
+    if code is None and isinstance(exc, ssl.SSLZeroReturnError):
+        code = "ZERO_RETURN"
+    elif code is None and isinstance(exc, ssl.SSLEOFError):
+        code = "UNEXPECTED_EOF_WHILE_READING"
+    elif code is None:
+        # CPython's table lacks the newer alerts: the name is then only in OpenSSL's words.
+        alert = words.startswith(("tls", "sslv3 alert"))
+        code = words.upper().replace(" ", "_") if alert else "TLS_FAILURE"
+    row = codes.row_of(code, "tls")
+    if phase == "use":
+        cls: type[NetworkError] = ConnectionTLSError
+    elif isinstance(exc, ssl.SSLCertVerificationError):
+        cls = CertificateRejected
+        words = getattr(exc, "verify_message", words)
+        fields |= {"verify_code": getattr(exc, "verify_code", 0), "verify_message": words}
+    else:
+        found = class_of(row)
+        cls = found if issubclass(found, TLSError) else TLSHandshakeFailed
+    if cls is NotTLS:
+        words = f"the peer does not speak TLS on that port ({words})"
+    fields |= {"reason": reason, "library": getattr(exc, "library", None)}
+    return cls(exc.errno, words, code=code, phase=phase, address=address, **fields)
+
+
+def _from_resolver(exc: OSError, address: Address, fields: dict[str, Any]) -> NetworkError:
+    table = codes.EAI if isinstance(exc, socket.gaierror) else _HERRORS
+    code = table.get(exc.errno or 0, "EAI_FAIL")
+    words = exc.strerror.lower() if exc.strerror else None
+    return typed(code, "resolve", address, exc.errno, strerror=words, **fields)
+
+
+def _from_oserror(exc: OSError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
+    winerror: int | None = getattr(exc, "winerror", None)
+    number = exc.errno
+    if winerror is not None and winerror in codes.WINERRORS:
+        code = codes.WINERRORS[winerror]
+        number = codes.number_of(code)
+    elif number is not None:
+        code = codes.code_of(number)
+    else:
+        return _from_unnumbered(exc, phase, address, fields)
+    words = exc.strerror or ""
+    if phase == "connect" and (bound := _BIND_IN_TEXT.search(words)):
+        phase = "bind"
+        fields["port_given"] = bound[1] != "0"
+    if address is None and (named := _ADDRESS_IN_TEXT.match(words)):
+        with contextlib.suppress(ValueError, SyntaxError):
+            address = ast.literal_eval(named[1])
+    return typed(code, phase, address, number, **fields)
+
+
+def _from_unnumbered(
+    exc: OSError, phase: codes.Phase, address: Address, fields: dict[str, Any]
+) -> NetworkError:
+    words = str(exc)
+    for builtin, code in _BY_BUILTIN:
+        if isinstance(exc, builtin):
+            return _from_builtin(code, words, phase, address, fields)
+    return _from_message(words, phase, address, fields)
+
+
+def _from_builtin(
+    code: str, words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]
+) -> NetworkError:
+    """asyncio's own: a class without a number, sometimes with words."""
+    if words.startswith("SSL handshake is taking longer"):
+        phase, code = "tls", "ETIMEDOUT"
+    if code == "ETIMEDOUT" and phase != "use":
+        # The kernel's own always has its number, so this is somebody's timer.
+        fields.setdefault("source", "attempt")
+    return typed(code, phase, address, strerror=words.lower() or None, **fields)
+
+
+def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
+    """The last resort: numbers that only the text has kept, as in ``"Multiple exceptions: [Errno 111] ..."``."""
+    numbers = [int(number) for number in _NUMBER_IN_TEXT.findall(words)]
+    if numbers:
+        errors = tuple(typed(codes.code_of(n), phase, address, n, **fields) for n in numbers if n > 0)
+        if errors:
+            return decisive(errors).replaced(errors=errors)
+    for beginning, code, where in _BY_WORDS:
+        if beginning in words:
+            return typed(code, where, address, strerror=words, **fields)
+    cls = ConnectionLost if phase == "use" else ConnectError
+    return cls(None, words or None, phase=phase, address=address, **fields)
+
+
+def _from_group(
+    exc: BaseExceptionGroup[BaseException], phase: codes.Phase, address: Address, fields: dict[str, Any]
+) -> NetworkError | None:
+    errors = tuple(
+        error for each in exc.exceptions if (error := translate(each, phase, address, **fields)) is not None
+    )
+    if not errors:
+        return None
+    chosen = decisive(errors).replaced(errors=errors)
+    chosen.__cause__ = exc
+    return chosen
+
+
+def _from_eof(exc: EOFError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
+    if phase != "use":
+        return typed("ECONNRESET", phase, address, strerror="the peer closed the connection", **fields)
+    if isinstance(exc, asyncio.IncompleteReadError):
+        return PeerClosed(exc.partial, exc.expected, address=address, **fields)
+    return PeerClosed(address=address, **fields)
+
+
+def _from_words(
+    exc: RuntimeError, phase: codes.Phase, address: Address, fields: dict[str, Any]
+) -> NetworkError | None:
+    words = str(exc)
+    if words == "can't start new thread":
+        error = typed("THREADS_EXHAUSTED", phase, address, **fields)
+    elif words.endswith("the handler is closed"):
+        # uvloop's answer to a write on a transport that the peer has closed.
+        error = typed("LOST" if phase == "use" else "ECONNRESET", phase, address, strerror=words, **fields)
+    else:
+        return None
+    error.__cause__ = exc
+    return error
+
+
+def decisive(errors: Sequence[NetworkError], policy: Decides | None = None) -> NetworkError:
+    """Which of one attempt's errors, one for each address, speaks for the attempt.
+
+    One that the policy would retry, before one that it would not; an answer before silence and before what a
+    missing second family says; then the order of the addresses. Silence that only the call's own limit ended
+    comes last, since it says nothing about the peer.
+    """
+    if len(errors) == 1:
+        return errors[0]
+
+    def rank(error: NetworkError) -> tuple[bool, bool, bool]:
+        cut = isinstance(error, ConnectTimeout) and error.source != "kernel"
+        noise = error.code in _IPV6_NOISE and codes.family_of(error.address) == "inet6"
+        last = isinstance(error, ConnectTimeout) and error.source == "call"
+        return last, not _retryable(error, policy), cut or noise
+
+    return min(errors, key=rank)
+
+
+def _retryable(error: NetworkError, policy: Decides | None) -> bool:
+    """Without a policy, what the default one retries."""
+    return error.kind in ("transient", "local") if policy is None else policy.retryable(error)
+
+
+class translate_errors:  # noqa: N801  (used like a function, as `contextlib.suppress` is)
+    """A context manager that raises typed errors out of any code; what is no connection error passes untouched.
+
+    >>> import errno
+    >>> with translate_errors(phase="use", address=("10.0.0.7", 6379)):
+    ...     raise ConnectionResetError(errno.ECONNRESET, "reset")
+    Traceback (most recent call last):
+    aioconnect.errors.ConnectionResetByPeer: use 10.0.0.7:6379: [ECONNRESET] connection reset by peer
+    """
+
+    __slots__ = ("address", "phase")
+
+    def __init__(self, phase: codes.Phase = "connect", address: Address = None) -> None:
+        self.phase: codes.Phase = phase
+        self.address = address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, cls: object, exc: BaseException | None, traceback: object) -> None:
+        if exc is None:
+            return
+        error = translate(exc, self.phase, self.address)
+        if error is not None and error is not exc:
+            raise error from exc
+
+
+def classify(exc: BaseException, policy: Decides | None = None) -> Failure | None:
+    """What any exception, another library's included, says about a connection; ``None`` if nothing.
+
+    Looks at the exception, then into groups, causes and contexts (suppressed ones too) until something has a
+    number. ``retryable`` is the policy's answer, by default that of ``TRANSIENT | LOCAL``.
+
+    >>> import errno
+    >>> try:
+    ...     raise LookupError("no cache") from ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    ... except LookupError as exc:
+    ...     classify(exc).code
+    'ECONNREFUSED'
+    """
+    vague: NetworkError | None = None
+    for each in _chain(exc):
+        error = translate(each)
+        if error is None:
+            continue
+        if error.errno is None and error.code == "UNKNOWN" or type(each) is TimeoutError and each.errno is None:
+            # A bare time-out, or words: something further down may know more.
+            vague = vague or error
+            continue
+        return _failure(error, policy)
+    return None if vague is None else _failure(vague, policy)
+
+
+def _failure(error: NetworkError, policy: Decides | None) -> Failure:
+    return Failure(error.code, error.errno, error.kind, _retryable(error, policy), error)
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """The exception and everything behind it, nearest first, each once."""
+    queue, seen = [exc], {id(exc)}
+    while queue:
+        each = queue.pop(0)
+        yield each
+        behind: list[BaseException | None] = []
+        if isinstance(each, BaseExceptionGroup):
+            behind.extend(each.exceptions)
+        behind.append(each.__cause__)
+        # A KeyError raised while a refused connection was handled is a bug, not a refused connection.
+        if type(each).__module__ != "builtins" or isinstance(each, (OSError, EOFError, BaseExceptionGroup)):
+            behind.append(each.__context__)
+        for one in behind:
+            if one is not None and id(one) not in seen:
+                seen.add(id(one))
+                queue.append(one)
+
+
+def explain(what: str | int | BaseException) -> str:
+    """A code, an errno number, an exception or a pasted error text in words; several lines.
+
+    >>> print(explain("ECONNREFUSED").splitlines()[0])
+    ECONNREFUSED: nothing listens on that port, or a firewall says so
+    """
+    code = str(what)
+    entry = EXPLANATIONS[code]
+    return f"{code}: {entry.meaning}"

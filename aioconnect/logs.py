@@ -1,0 +1,26 @@
+"""The one place that logs: a line when an endpoint is lost, and one when it is back. Logger ``aioconnect``."""
+
+from __future__ import annotations
+
+import logging
+
+from aioconnect.errors import ConfigError, NetworkError
+
+__all__ = ("lost", "restored", "stale_files")
+
+logger = logging.getLogger("aioconnect")
+
+
+def lost(endpoint: str, error: NetworkError) -> None:
+    """The endpoint worked, or was never tried, and now an attempt has failed."""
+    logger.warning("%s is not reachable: %s", endpoint, error)
+
+
+def restored(endpoint: str, failures: int, seconds: float) -> None:
+    """The endpoint works again."""
+    logger.info("%s is reachable again after %d failed attempts in %.1f s", endpoint, failures, seconds)
+
+
+def stale_files(error: ConfigError) -> None:
+    """TLS files have changed and cannot be loaded; those loaded before stay in use."""
+    logger.warning("TLS files were changed and cannot be used, keeping the old ones: %s", error)

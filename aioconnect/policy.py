@@ -1,0 +1,195 @@
+"""How hard to try: what to retry on, how often, how long, and with which waits between."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+import tenacity
+from tenacity import RetryCallState
+
+from aioconnect.backoff import Backoff
+from aioconnect.errnoset import LOCAL, TRANSIENT, Entry, ErrnoSet
+from aioconnect.errors import ConfigError
+from aioconnect.retrying import bounded, retry
+from aioconnect.validation import Problems, check_integer, check_optional_duration
+
+__all__ = ("Policy", "retry_if_code")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How hard to try. A frozen value, shared by as many endpoints and calls as you like.
+
+    ``retry_on``, ``never_retry_on``: an `ErrnoSet`, or code names, errno numbers and exception classes to make one.
+    ``max_attempts``: attempts in all; ``None``: no limit.
+    ``timeout``: for everything, in seconds: names, dialing, TLS, ``prepare`` and the sleeps between.
+    ``attempt_timeout``: for one attempt, in seconds; cut to what is left of ``timeout``.
+    ``wait``: a tenacity wait, `Backoff` by default. ``stop``: a tenacity stop.
+    ``breaker``, ``budget``: ``None``.
+
+    The last sleep is shortened so that one more attempt fits before ``timeout``: it takes at most half of what is
+    left. Raises `ConfigError` naming every setting that cannot work.
+
+    >>> policy = Policy(retry_on=TRANSIENT | {"EAI_NONAME"}, timeout="30s")
+    >>> policy.timeout
+    30.0
+    """
+
+    retry_on: ErrnoSet = TRANSIENT | LOCAL
+    never_retry_on: ErrnoSet = ErrnoSet()
+    max_attempts: int | None = None
+    timeout: float | None = 60.0
+    attempt_timeout: float | None = 5.0
+    wait: Callable[[RetryCallState], float] = Backoff()
+    stop: Callable[[RetryCallState], bool] | None = None
+    breaker: None = None
+    budget: None = None
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        settled: dict[str, object] = {}
+        for field in ("retry_on", "never_retry_on"):
+            try:
+                settled[field] = ErrnoSet(getattr(self, field))
+            except ConfigError as exc:
+                problems.found.extend(text.replace("retry_on", field, 1) for text in exc.problems)
+        for field in ("timeout", "attempt_timeout"):
+            settled[field] = check_optional_duration(problems, field, getattr(self, field))
+        if self.max_attempts is not None:
+            settled["max_attempts"] = check_integer(problems, "max_attempts", self.max_attempts, 1)
+        if not callable(self.wait):
+            problems.add("wait", self.wait, "must be a Backoff or another tenacity wait")
+        if self.stop is not None and not callable(self.stop):
+            problems.add("stop", self.stop, "must be a tenacity stop")
+        for field in ("breaker", "budget"):
+            if getattr(self, field) is not None:
+                problems.add(field, getattr(self, field), "must be None; there is none yet")
+        problems.raise_any()
+        for field, value in settled.items():
+            object.__setattr__(self, field, value)
+
+    def replace(self, **changes: Any) -> Policy:
+        """A policy with some settings changed, checked anew."""
+        return dataclasses.replace(self, **changes)
+
+    def retryable(self, error: BaseException) -> bool:
+        """Whether to try again after this error, ours or anybody's; never after a cancellation.
+
+        >>> Policy(never_retry_on={"ECONNREFUSED"}).retryable(ConnectionRefusedError(111, "refused"))
+        False
+        """
+        if not isinstance(error, Exception):
+            return False
+        return error in self.retry_on and not (self.never_retry_on and error in self.never_retry_on)
+
+    def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        """Await ``fn(*args, **kwargs)`` with these retries, typed errors and time limits.
+
+        For a driver's own connect, for ``asyncio.start_server`` on a busy port, for any coroutine function that may
+        be repeated. Raises a `NetworkError` for what is an error of a connection; any other exception as itself.
+
+            pool = await policy.call(asyncpg.create_pool, dsn)
+        """
+        return retry(self, lambda limit, source, number: bounded(fn(*args, **kwargs), limit, source), self.timeout)
+
+    def wraps(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """A decorator: the coroutine function, called through `call`.
+
+            @policy.wraps
+            async def hello(): ...
+        """
+
+        @functools.wraps(fn)
+        async def retried(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.call(fn, *args, **kwargs)
+
+        return retried
+
+    def retrying(self) -> tenacity.AsyncRetrying:
+        """The way out to tenacity: a fresh ``AsyncRetrying`` that decides the same.
+
+        Make one for each call: tenacity keeps the state of a call in the object. The attempt in flight is not bound
+        by any limit then, and ``timeout`` only keeps a further attempt from starting.
+        """
+        stops: list[Callable[[RetryCallState], bool]] = []
+        if self.max_attempts is not None:
+            stops.append(tenacity.stop_after_attempt(self.max_attempts))
+        if self.stop is not None:
+            stops.append(self.stop)
+        if self.timeout is not None:
+            stops.append(tenacity.stop_before_delay(self.timeout))
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(self.retryable),
+            wait=self.wait,
+            stop=tenacity.stop_any(*stops) if stops else tenacity.stop_never,
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+
+    def explain(self) -> str:
+        """What this policy amounts to, for people: its limits, its first waits, and the load one caller makes.
+
+        >>> print(Policy(max_attempts=3, wait=Backoff(jitter="none")).explain())
+        retries on   CIRCUIT_OPEN, EADDRINUSE@ephemeral, EADDRNOTAVAIL@inet, EAGAIN, EAI_AGAIN, EAI_MEMORY, ...
+        gives up     after 60 s or 3 attempts; an attempt may take 5 s
+        waits        0.1, 0.2 s
+        if refused   3 attempts in 0.3 s
+        if silent    3 attempts in 15.3 s
+        """
+        names = [each if isinstance(each, str) else each.__name__ for each in self.retry_on]
+        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        limits = [f"{self.timeout:g} s"] if self.timeout is not None else []
+        limits += [f"{self.max_attempts} attempts"] if self.max_attempts is not None else []
+        limits += [f"when {self.stop!r} says so"] if self.stop is not None else []
+        each = "as long as it likes" if self.attempt_timeout is None else f"{self.attempt_timeout:g} s"
+        refused, waits, took = self._rehearsed(0.0)
+        silent, _, silence = self._rehearsed(self.attempt_timeout or math.inf)
+        lines = {
+            "retries on": shown or "nothing",
+            "gives up": f"after {' or '.join(limits)}" if limits else "never",
+            "waits": ", ".join(f"{wait:.3g}" for wait in waits[:8]) + " s" + (" ..." if len(waits) > 8 else ""),
+            "if refused": f"{refused} attempts in {took:.3g} s",
+            "if silent": f"{silent} attempts in {silence:.3g} s" if silence < math.inf else "one attempt, for ever",
+        }
+        lines["gives up"] += f"; an attempt may take {each}"
+        return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
+
+    def _rehearsed(self, attempt: float) -> tuple[int, list[float], float]:
+        """Attempts, waits and seconds of a call whose every attempt fails after so many seconds; at most 1,000."""
+        wait = self.wait
+        if isinstance(wait, Backoff):
+            # The middle of what jitter may draw, so that the same policy always explains itself alike.
+            wait = Backoff(wait.initial, wait.maximum, wait.factor, wait.jitter, lambda low, high: (low + high) / 2)
+        deadline = math.inf if self.timeout is None else self.timeout
+        now, waits = 0.0, list[float]()
+        state = RetryCallState(tenacity.AsyncRetrying(), None, (), {})
+        for number in range(1, 1001):
+            now = min(now + attempt, deadline)
+            state.attempt_number, state.start_time, state.outcome_timestamp = number, 0.0, now
+            if number == self.max_attempts or now >= deadline:
+                break
+            state.upcoming_sleep = wait(state)
+            if self.stop is not None and self.stop(state) or now + state.upcoming_sleep >= deadline:
+                break
+            waits.append(state.upcoming_sleep)
+            now += state.upcoming_sleep
+        return len(waits) + 1, waits, now
+
+
+def retry_if_code(*entries: Entry) -> tenacity.retry_if_exception:
+    """A tenacity predicate: retry if the exception, or one behind it, has one of these codes.
+
+    Takes what an `ErrnoSet` takes; raises `ConfigError` for an unknown name.
+
+    >>> retrying = tenacity.AsyncRetrying(retry=retry_if_code("ECONNREFUSED", "EAI_AGAIN"))
+    """
+    wanted = ErrnoSet(entries)
+    return tenacity.retry_if_exception(lambda error: isinstance(error, Exception) and error in wanted)

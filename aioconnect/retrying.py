@@ -1,0 +1,289 @@
+"""The retry engine: one loop, driven by tenacity's strategy objects.
+
+Decides exactly as plain ``tenacity.AsyncRetrying`` would for the same strategies and random numbers (the order is
+retry, wait, stop, sleep), with three differences. It is re-entrant: the state of a call lives in the call, where
+tenacity keeps it in a ``threading.local`` that all tasks of a loop share. It allocates nothing before the first
+failure. And its time limits bind the attempt in flight. A cancellation is never retried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Generator
+from types import coroutine
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
+
+from tenacity import BaseRetrying, RetryCallState
+
+from aioconnect.errors import Attempt, ConnectTimeout, NetworkError, StopReason, classify, translate
+
+__all__ = ("TICK", "Call", "Rules", "Source", "bounded", "retry")
+
+T = TypeVar("T")
+
+Source = Literal["attempt", "call"]
+"""Whose limit binds an attempt: its own, or that of the whole call."""
+
+BeforeSleep = Callable[[NetworkError | None, float, int], None]
+"""Called with the last error, the pause in seconds and the number of attempts so far."""
+
+TICK = 0.002
+"""Seconds by which a timer may fire early: uvloop's clock counts whole milliseconds."""
+
+_KEPT = 16
+"""`Attempt` records a call keeps: the first one and the last fifteen, for an outage may last for days."""
+
+
+class Rules(Protocol):
+    """What the engine needs of a policy."""
+
+    @property
+    def max_attempts(self) -> int | None:
+        """Attempts in all, or no limit."""
+        ...
+
+    @property
+    def attempt_timeout(self) -> float | None:
+        """Seconds for one attempt, or no limit."""
+        ...
+
+    @property
+    def wait(self) -> Callable[[RetryCallState], float]:
+        """A tenacity wait."""
+        ...
+
+    @property
+    def stop(self) -> Callable[[RetryCallState], bool] | None:
+        """A tenacity stop."""
+        ...
+
+    def retryable(self, error: BaseException) -> bool:
+        """Whether to try again after this error."""
+        ...
+
+
+async def retry(
+    rules: Rules,
+    attempt: Callable[[float, Source, int], Awaitable[T]],
+    timeout: float | None,
+    before_sleep: BeforeSleep | None = None,
+    endpoint: str | None = None,
+) -> T:
+    """Await ``attempt(limit, source, number)`` until it succeeds or the rules say stop.
+
+    ``timeout`` is in seconds, for everything. ``limit`` is the loop time by which an attempt has to end, which the
+    attempt sees to. Raises a new `NetworkError` from the last recorded one, or a foreign exception as it came.
+    """
+    now = asyncio.get_running_loop().time
+    began = started = now()
+    deadline = math.inf if timeout is None else started + timeout
+    each = rules.attempt_timeout
+    call: Call | None = None
+    while True:
+        limit, source = deadline, cast(Source, "call")
+        if each is not None and began + each < deadline:
+            limit, source = began + each, "attempt"
+        try:
+            return await attempt(limit, source, 1 if call is None else call.count + 1)
+        except Exception as exc:
+            error = exc
+        # Not inside the except block: what is raised below would get the raw error, and its frames, as context.
+        if call is None:
+            call = Call(rules, started, deadline)
+        pause = call.failed(error, began, now())
+        if pause is None:
+            try:
+                call.conclude(error, endpoint)
+            finally:
+                # A frame that holds the exception whose traceback holds the frame would wait for the collector.
+                del error
+        if before_sleep is not None:
+            before_sleep(call.last, pause, call.count)
+        del error
+        await call.sleep(pause)
+        began = now()
+
+
+class Call:
+    """The state of one call's retries, made at its first failure."""
+
+    __slots__ = ("attempts", "count", "deadline", "final", "last", "now", "rules", "started", "state", "stop_reason")
+
+    def __init__(self, rules: Rules, started: float, deadline: float) -> None:
+        self.rules = rules
+        self.started = started
+        self.deadline = deadline
+        self.count = 0
+        self.attempts: list[Attempt] = []
+        self.last: NetworkError | None = None
+        self.final = False
+        self.now = started
+        self.stop_reason: StopReason | None = None
+        # No AsyncRetrying stands behind this state: strategies read the state, and a shared object would mix calls.
+        self.state = RetryCallState(cast(BaseRetrying, None), None, (), {})
+        self.state.start_time = started
+
+    def failed(self, error: Exception, began: float, now: float) -> float | None:
+        """Record a failed attempt: the seconds to sleep before the next, or ``None`` with ``stop_reason`` set."""
+        self.now = now
+        self.count += 1
+        known = self._record(error, began)
+        rules, state = self.rules, self.state
+        state.attempt_number = self.count
+        state.outcome_timestamp = now
+        state.outcome = cast(Any, _Outcome(error, self.count))
+        if not rules.retryable(error if known is None else known):
+            return self._stop("permanent")
+        pause = state.upcoming_sleep = rules.wait(state)
+        if rules.max_attempts is not None and self.count >= rules.max_attempts:
+            return self._stop("attempts")
+        if rules.stop is not None and rules.stop(state):
+            return self._stop("stop")
+        left = self.deadline - now
+        if self.final or left <= TICK or (isinstance(known, ConnectTimeout) and known.source == "call"):
+            return self._stop("timeout")
+        if pause >= left:
+            # One more attempt, with room to succeed: half of what is left, but not more than it may use.
+            self.final = True
+            pause = left - min(left / 2, rules.attempt_timeout or math.inf)
+        state.idle_for += pause
+        self.attempts[-1] = self.attempts[-1]._replace(slept=pause)
+        return pause
+
+    def _record(self, error: Exception, began: float) -> NetworkError | None:
+        known = error if isinstance(error, NetworkError) else translate(error)
+        if known is None and (failure := classify(error)):
+            known = failure.error
+        if known is not None:
+            self.last = known
+            _forget_frames(known)
+        if len(self.attempts) == _KEPT:
+            del self.attempts[1]
+        self.attempts.append(Attempt(self.count, began - self.started, self.now - began, known))
+        return known
+
+    def _stop(self, reason: StopReason) -> None:
+        self.stop_reason = reason
+
+    async def sleep(self, pause: float) -> None:
+        """Sleep; a cancellation meanwhile has the last error as its context, where `classify` finds it."""
+        try:
+            await asyncio.sleep(pause)
+        except asyncio.CancelledError as cancelled:
+            if cancelled.__context__ is None:
+                cancelled.__context__ = self.last
+            raise
+
+    def conclude(self, error: Exception, endpoint: str | None) -> NoReturn:
+        """Raise a new error with the call's history, or a foreign exception with a note about it."""
+        elapsed = self.now - self.started
+        decided = self._decided()
+        if decided is None or not (isinstance(error, NetworkError) or translate(error)):
+            tries = "1 attempt" if self.count == 1 else f"{self.count} attempts"
+            at = f" at {endpoint}" if endpoint else ""
+            error.add_note(f"{tries}{at} in {elapsed:.1f} s, stopped by {self.stop_reason}")
+            try:
+                raise error
+            finally:
+                del error
+        raise decided.replaced(
+            endpoint=endpoint or decided.endpoint,
+            elapsed=elapsed,
+            errors=decided.errors or (decided,),
+            attempts=tuple(self.attempts),
+            attempt_count=self.count,
+            stop_reason=self.stop_reason,
+        ) from decided
+
+    def _decided(self) -> NetworkError | None:
+        """The error of the last completed attempt: one that the call's limit only cut short says less."""
+        last = self.attempts[-1].error
+        if isinstance(last, ConnectTimeout) and last.source == "call" and self.count > 1:
+            return self.attempts[-2].error or last
+        return last
+
+
+class _Outcome:
+    """What strategies read of tenacity's Future, without its lock and condition."""
+
+    __slots__ = ("attempt_number", "error")
+
+    def __init__(self, error: Exception, attempt_number: int) -> None:
+        self.error = error
+        self.attempt_number = attempt_number
+
+    failed = True
+
+    def done(self) -> bool:
+        return True
+
+    def exception(self, timeout: float | None = None) -> Exception:
+        return self.error
+
+    def result(self, timeout: float | None = None) -> Any:
+        raise self.error
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Recorded errors live long: they must not keep frames, and the sockets in them, alive."""
+    queue, seen = [error], {id(error)}
+    while queue:
+        each = queue.pop()
+        each.__traceback__ = None
+        for behind in (each.__cause__, each.__context__):
+            if behind is not None and id(behind) not in seen:
+                seen.add(id(behind))
+                queue.append(behind)
+
+
+async def bounded(awaitable: Awaitable[T], limit: float, source: Source, **fields: Any) -> T:
+    """Await something foreign until a loop time. Raises `ConnectTimeout`, with those fields, when that passes.
+
+    The timer is armed only once the awaitable suspends, since ``asyncio.timeout`` costs several microseconds. What
+    ends in time but only because it swallowed the cancellation is late all the same.
+    """
+    if limit == math.inf:
+        return await awaitable
+    steps = awaitable.__await__()
+    try:
+        first = next(steps)
+    except StopIteration as end:
+        return cast(T, end.value)
+    timer = asyncio.timeout_at(limit)
+    try:
+        async with timer:
+            result = await _resumed(first, steps)
+    except TimeoutError as exc:
+        if not timer.expired():
+            raise
+        raise _expired(source, fields) from exc
+    if timer.expired():
+        raise _expired(source, fields)
+    return result
+
+
+def _expired(source: Source, fields: dict[str, Any]) -> ConnectTimeout:
+    return ConnectTimeout(None, f"not done within the {source}'s time limit", source=source, **fields)
+
+
+@coroutine
+def _resumed(first: Any, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    """``yield from`` for an iterator that has been started already (PEP 380 spells it out)."""
+    value = first
+    while True:
+        try:
+            sent = yield value
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as exc:
+            thrown: BaseException | None = exc
+        else:
+            thrown = None
+        try:
+            value = steps.send(sent) if thrown is None else steps.throw(thrown)
+        except StopIteration as end:
+            return cast(T, end.value)
+        finally:
+            del thrown
