@@ -210,9 +210,7 @@ class Connector:
             self._tell(GaveUp(self._name, exc))
             raise
 
-    async def _attempt(
-        self, finish: _Finish[T], options: DialOptions, limit: float, source: Source, number: int
-    ) -> T:
+    async def _attempt(self, finish: _Finish[T], options: DialOptions, limit: float, source: Source, number: int) -> T:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._attempts += 1
@@ -288,9 +286,7 @@ class Connector:
 
     # -- From a socket to what was asked for ---------------------------------------------------------------------
 
-    async def _to_connection(
-        self, sock: socket.socket, info: AddressInfo, limit: float, source: Source
-    ) -> Connection:
+    async def _to_connection(self, sock: socket.socket, info: AddressInfo, limit: float, source: Source) -> Connection:
         loop = asyncio.get_running_loop()
         reader, protocol = streams(loop, self.limit, info.sockaddr)
         transport, _ = await self._to_transport(lambda: protocol, sock, info, limit, source)

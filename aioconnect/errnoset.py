@@ -174,9 +174,7 @@ def _is_errno(number: int) -> bool:
     return 0 < number < 4096 or number in codes.WINERRORS or number in errno.errorcode
 
 
-def _add_class(
-    cls: type, members: set[str], classes: set[type[BaseException]], problems: list[str]
-) -> None:
+def _add_class(cls: type, members: set[str], classes: set[type[BaseException]], problems: list[str]) -> None:
     if not issubclass(cls, Exception):
         # CancelledError is none: a cancellation is never retried, whatever a policy says.
         problems.append(f"retry_on={cls.__name__}: must be a subclass of Exception")

@@ -573,11 +573,7 @@ class PoolClosed(AioconnectError):
 # --- From any exception to a typed one. Type before number: `SSLError.errno` and `gaierror.errno` are other spaces.
 
 _CLASSES: Mapping[str, type[NetworkError]] = MappingProxyType(
-    {
-        name: cls
-        for name, cls in tuple(globals().items())
-        if isinstance(cls, type) and issubclass(cls, NetworkError)
-    }
+    {name: cls for name, cls in tuple(globals().items()) if isinstance(cls, type) and issubclass(cls, NetworkError)}
 )
 
 _BY_BUILTIN: tuple[tuple[type[BaseException], str], ...] = (
@@ -654,7 +650,9 @@ def typed(
     if "@" in row.member:
         fields["_member"] = row.member
     error = cls.__new__(cls)
-    NetworkError.__init__(error, number, fields.pop("strerror", None), **fields, code=code, phase=phase, address=address)
+    NetworkError.__init__(
+        error, number, fields.pop("strerror", None), **fields, code=code, phase=phase, address=address
+    )
     return error
 
 
@@ -762,9 +760,7 @@ def _from_oserror(exc: OSError, phase: codes.Phase, address: Address, fields: di
     return typed(code, phase, address, number, **fields)
 
 
-def _from_unnumbered(
-    exc: OSError, phase: codes.Phase, address: Address, fields: dict[str, Any]
-) -> NetworkError:
+def _from_unnumbered(exc: OSError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     words = str(exc)
     for builtin, code in _BY_BUILTIN:
         if isinstance(exc, builtin):
@@ -772,9 +768,7 @@ def _from_unnumbered(
     return _from_message(words, phase, address, fields)
 
 
-def _from_builtin(
-    code: str, words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]
-) -> NetworkError:
+def _from_builtin(code: str, words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     """asyncio's own: a class without a number, sometimes with words."""
     if words.startswith("SSL handshake is taking longer"):
         phase, code = "tls", "ETIMEDOUT"
@@ -801,9 +795,7 @@ def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict
 def _from_group(
     exc: BaseExceptionGroup[BaseException], phase: codes.Phase, address: Address, fields: dict[str, Any]
 ) -> NetworkError | None:
-    errors = tuple(
-        error for each in exc.exceptions if (error := translate(each, phase, address, **fields)) is not None
-    )
+    errors = tuple(error for each in exc.exceptions if (error := translate(each, phase, address, **fields)) is not None)
     if not errors:
         return None
     chosen = decisive(errors).replaced(errors=errors)
@@ -819,9 +811,7 @@ def _from_eof(exc: EOFError, phase: codes.Phase, address: Address, fields: dict[
     return PeerClosed(address=address, **fields)
 
 
-def _from_words(
-    exc: RuntimeError, phase: codes.Phase, address: Address, fields: dict[str, Any]
-) -> NetworkError | None:
+def _from_words(exc: RuntimeError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError | None:
     words = str(exc)
     if words == "can't start new thread":
         error = typed("THREADS_EXHAUSTED", phase, address, **fields)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
-from aioconnect.validation import Problems, check_integer, check_sequence, is_url
+from aioconnect.validation import CREDENTIALS, Problems, check_integer, check_sequence, is_url
 
 __all__ = (
     "FAMILIES",
@@ -106,7 +106,7 @@ def host_fault(host: str) -> str | None:
             not host.isprintable() or " " in host,
             "must not contain spaces, control characters or invisible ones",
         ),
-        ("@" in host, "must not contain a user name or a password"),
+        ("@" in host, CREDENTIALS),
         (is_url(host), "must be the host alone; a URL is read by Endpoint.parse"),
         (_BRACKETS.intersection(host), "must be without brackets, which belong to text with a port"),
     )
@@ -130,14 +130,15 @@ def _ipv6_fault(host: str) -> str | None:
     return None
 
 
-def _name_fault(name: str) -> str | None:
-    if len(name) > 254:
+def _name_fault(host: str) -> str | None:
+    if len(host) > 254:
         return _TOO_LONG
-    if not name.isascii():
+    name = host
+    if not host.isascii():
         # Compatibility characters turn into others, into a dot or a slash even (RFC 3491 section 4): so the
         # rest is checked on what will be dialed.
         try:
-            name = ascii_host(name)
+            name = ascii_host(host)
         except UnicodeError:
             return "cannot be written in IDNA; every part must have 1 to 63 characters once encoded"
     # One final dot only says that the name is complete (RFC 1034 section 3.1).
@@ -153,7 +154,7 @@ def _name_fault(name: str) -> str | None:
         ),
         # No name ends in a number (RFC 3696 section 2), and getaddrinfo takes 127.1 and 0x7f.1 for 127.0.0.1.
         (
-            _is_number(labels[-1]) and _packed(socket.AF_INET, name) is None,
+            _is_number(labels[-1]) and _packed(socket.AF_INET, host) is None,
             "must be a name, or an IPv4 address of four numbers from 0 to 255",
         ),
     )
@@ -243,13 +244,17 @@ def split_host_port(text: str) -> tuple[str, str] | str:
     host, colon, port = text.rpartition(":")
     if ":" in host:
         return "must have its IPv6 address in brackets and a port, as in [::1]:80"
-    return (host, port) if colon else "must be HOST:PORT, each with a port of its own"
+    return (host, port) if colon else "must be HOST:PORT, with a port of its own"
 
 
 def check_targets(
     problems: Problems, host: object, port: object, targets: object, path: object
 ) -> tuple[Target, ...]:
     """The targets that a host and a port, or a sequence, stand for; one of them is needed, or else a path."""
+    # Before the commas are looked at, one of which may be in the password.
+    if isinstance(targets, str) and "@" in targets:
+        problems.add("targets", targets, CREDENTIALS)
+        return ()
     items = check_sequence(problems, "targets", targets)
     alone = host is not None or port is not None
     if alone + bool(items) + (path is not None) > 1:
@@ -259,7 +264,7 @@ def check_targets(
     elif alone:
         checked = check_host(problems, "host", host), check_port(problems, "port", port)
         return (Target(*checked),)
-    elif not items and path is None:
+    elif not items and path is None and not problems.found:
         problems.add("host", None, "must be given with a port, or else targets, or a path")
     elif len(items) == 1:
         return (_target(problems, "target", "", items[0]),)

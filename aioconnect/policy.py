@@ -103,8 +103,8 @@ class Policy:
     def wraps(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """A decorator: the coroutine function, called through `call`.
 
-            @policy.wraps
-            async def hello(): ...
+        @policy.wraps
+        async def hello(): ...
         """
 
         @functools.wraps(fn)

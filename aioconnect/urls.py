@@ -16,7 +16,7 @@ import string
 from collections.abc import Collection
 from typing import NamedTuple
 
-from aioconnect.validation import Problems, did_you_mean
+from aioconnect.validation import CREDENTIALS, Problems, did_you_mean
 
 __all__ = ("SCHEMES", "Parts", "format_path", "quote", "split_url", "unquote")
 
@@ -27,7 +27,6 @@ _PLAIN = frozenset((string.ascii_letters + string.digits + "-._~/:,[]").encode("
 _HEXADECIMAL = frozenset(string.hexdigits.encode("ascii"))
 
 _ENCODING = "must have two hexadecimal digits after each %"
-_CREDENTIALS = "must not hold a user name or a password: they belong to the protocol spoken over it"
 
 
 class Parts(NamedTuple):
@@ -58,8 +57,8 @@ def split_url(problems: Problems, text: object, known: Collection[str]) -> Parts
         parts = Parts("unix", (), path, {})
     else:
         # An @ anywhere: a password with a / or a ? or a # in it ends up behind the place.
-        if "@" in whole:
-            problems.add("url", whole, _CREDENTIALS)
+        if "@" in whole or "%40" in place:
+            problems.add("url", "@", CREDENTIALS)
         parts = _network_parts(problems, place)
     if fragment:
         problems.add("fragment", fragment, "must not be there; a # is written %23")
@@ -102,7 +101,7 @@ def _socket_path(problems: Problems, place: str) -> str:
     text = place.removeprefix("//")
     abstract = text.startswith("@")
     if "@" in text[abstract:] and not text.startswith("/"):
-        problems.add("url", text, _CREDENTIALS)
+        problems.add("url", text, CREDENTIALS)
         return ""
     if place.startswith("//") and not text.startswith(("/", "@")):
         problems.add(

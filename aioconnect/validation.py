@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 from aioconnect.errors import ConfigError
 
 __all__ = (
+    "CREDENTIALS",
     "Problems",
     "check_duration",
     "check_file",
@@ -33,6 +34,7 @@ __all__ = (
     "switch",
 )
 
+CREDENTIALS = "must not hold a user name or a password: they belong to the protocol spoken over it"
 LONGEST_SHOWN = 80
 LONGEST_SOCKET_PATH = 107 if sys.platform.startswith(("linux", "win")) else 103
 """Bytes, without the closing NUL: sun_path is 108 bytes on Linux (unix(7)), 104 on macOS and the BSDs."""
