@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from tenacity import RetryCallState
 from tenacity.wait import wait_base
@@ -62,11 +62,13 @@ class Backoff(wait_base):
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         problems = Problems()
-        for field, value, low, right in (
-            ("initial", initial, 0, "must be a finite number of seconds, not negative"),
-            ("maximum", maximum, 0, "must be a finite number of seconds, not negative"),
+        seconds = "must be a finite number of seconds, not negative"
+        numbers: tuple[tuple[str, Any, int, str], ...] = (
+            ("initial", initial, 0, seconds),
+            ("maximum", maximum, 0, seconds),
             ("factor", factor, 1, "must be a finite number, at least 1"),
-        ):
+        )
+        for field, value, low, right in numbers:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
                 problems.add(field, value, right)
         if not problems.found and maximum < initial:
@@ -77,8 +79,8 @@ class Backoff(wait_base):
             problems.add("uniform", uniform, "must be a callable of (low, high)")
         problems.raise_any()
         fields = {"initial": initial, "maximum": maximum, "factor": factor, "jitter": jitter, "uniform": uniform}
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+        for name, setting in fields.items():
+            object.__setattr__(self, name, setting)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Backoff is immutable; cannot set {name}")

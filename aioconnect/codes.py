@@ -218,26 +218,54 @@ EAI = MappingProxyType(
 )
 """EAI numbers of this system, by number. glibc's are negative; BSD's and macOS's collide with errno numbers."""
 
-WINERRORS = MappingProxyType(
+_WINDOWS = MappingProxyType(
     {
-        **{4: "EMFILE", 5: "EACCES", 6: "EBADF", 8: "ENOMEM", 14: "ENOMEM", 52: "EADDRINUSE", 64: "ECONNRESET"},
-        **{65: "EACCES", 109: "EPIPE", 121: "ETIMEDOUT", 232: "EPIPE", 233: "EPIPE", 258: "ETIMEDOUT"},
-        **{995: "ECANCELED", 1214: "EADDRNOTAVAIL", 1225: "ECONNREFUSED", 1226: "EPIPE", 1227: "EADDRINUSE"},
-        **{1229: "ENOTCONN", 1231: "ENETUNREACH", 1232: "EHOSTUNREACH", 1233: "EHOSTUNREACH"},
-        **{1234: "ECONNREFUSED", 1235: "ECONNABORTED", 1236: "ECONNABORTED", 1450: "ENOBUFS"},
-        **{1453: "ENOMEM", 1455: "ENOMEM", 1816: "ENOMEM", 2: "ENOENT", 3: "ENOENT", 267: "ENOTDIR"},
-        **{10004: "EINTR", 10009: "EBADF", 10013: "EACCES", 10014: "EFAULT", 10022: "EINVAL", 10024: "EMFILE"},
-        **{10035: "EAGAIN", 10036: "EINPROGRESS", 10037: "EALREADY", 10038: "ENOTSOCK", 10039: "EDESTADDRREQ"},
-        **{10040: "EMSGSIZE", 10041: "EPROTOTYPE", 10042: "ENOPROTOOPT", 10043: "EPROTONOSUPPORT"},
-        **{10044: "ESOCKTNOSUPPORT", 10045: "EOPNOTSUPP", 10046: "EPFNOSUPPORT", 10047: "EAFNOSUPPORT"},
-        **{10048: "EADDRINUSE", 10049: "EADDRNOTAVAIL", 10050: "ENETDOWN", 10051: "ENETUNREACH"},
-        **{10052: "ENETRESET", 10053: "ECONNABORTED", 10054: "ECONNRESET", 10055: "ENOBUFS", 10056: "EISCONN"},
-        **{10057: "ENOTCONN", 10058: "ESHUTDOWN", 10060: "ETIMEDOUT", 10061: "ECONNREFUSED", 10062: "ELOOP"},
-        **{10063: "ENAMETOOLONG", 10064: "EHOSTDOWN", 10065: "EHOSTUNREACH", 10067: "ENOBUFS"},
-        **{10091: "ENETDOWN", 10093: "ENETDOWN", 10101: "EPIPE", 10103: "ECANCELED", 10111: "ECANCELED"},
+        "ECONNREFUSED": (1225, 1234, 10061),
+        "ETIMEDOUT": (121, 258, 10060),
+        "ECONNRESET": (64, 10054),
+        "ECONNABORTED": (1235, 1236, 10053),
+        "ECANCELED": (995, 10103, 10111),
+        "EPIPE": (109, 232, 233, 1226, 10101),
+        "ENOTCONN": (1229, 10057),
+        "ESHUTDOWN": (10058,),
+        "EHOSTUNREACH": (1232, 1233, 10065),
+        "EHOSTDOWN": (10064,),
+        "ENETUNREACH": (1231, 10051),
+        "ENETDOWN": (10050, 10091, 10093),
+        "ENETRESET": (10052,),
+        "EADDRINUSE": (52, 1227, 10048),
+        "EADDRNOTAVAIL": (1214, 10049),
+        "EAFNOSUPPORT": (10047,),
+        "EPFNOSUPPORT": (10046,),
+        "EPROTONOSUPPORT": (10043,),
+        "ESOCKTNOSUPPORT": (10044,),
+        "EPROTOTYPE": (10041,),
+        "ENOPROTOOPT": (10042,),
+        "EOPNOTSUPP": (10045,),
+        "EMFILE": (4, 10024),
+        "ENOBUFS": (1450, 10055, 10067),
+        "ENOMEM": (8, 14, 1453, 1455, 1816),
+        "EACCES": (5, 65, 10013),
+        "ENOENT": (2, 3),
+        "ENOTDIR": (267,),
+        "ELOOP": (10062,),
+        "ENAMETOOLONG": (10063,),
+        "EBADF": (6, 10009),
+        "ENOTSOCK": (10038,),
+        "EINVAL": (10022,),
+        "EFAULT": (10014,),
+        "EDESTADDRREQ": (10039,),
+        "EMSGSIZE": (10040,),
+        "EISCONN": (10056,),
+        "EALREADY": (10037,),
+        "EINPROGRESS": (10036,),
+        "EAGAIN": (10035,),
+        "EINTR": (10004,),
     }
 )
-"""Windows error numbers as codes. ``.errno`` is 22 for nearly all of them on the Proactor loop, so ``.winerror`` decides."""
+
+WINERRORS = MappingProxyType({number: code for code, numbers in _WINDOWS.items() for number in numbers})
+"""Codes by Windows error number. On the Proactor loop ``errno`` is 22 for nearly all, so ``winerror`` decides."""
 
 KNOWN = frozenset(
     {entry.code for entry in _ROWS} | set(errno.errorcode.values()) | set(WINERRORS.values()) | set(_ALIASES)

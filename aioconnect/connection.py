@@ -36,7 +36,16 @@ DEFAULT_LIMIT = 2**16
 class Reader(StreamReader):
     """asyncio's ``StreamReader`` whose errors are `ConnectionLost`."""
 
-    def set_exception(self, exc: BaseException) -> None:
+    _buffer: bytearray
+    _exception: BaseException | None
+    _transport: asyncio.Transport | None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not read yet."""
+        return len(self._buffer)
+
+    def set_exception(self, exc: Exception) -> None:
         """Called once, at the loss: from here on this is a `_LostReader`."""
         super().set_exception(_again(exc))
         self._exception = exc
@@ -49,7 +58,7 @@ class Reader(StreamReader):
         except asyncio.IncompleteReadError as exc:
             if isinstance(exc, PeerClosed):
                 raise
-            raise PeerClosed(exc.partial, exc.expected, address=_peer(self)) from exc
+            raise self._peer_closed(exc) from exc
 
     async def readuntil(self, separator: Any = b"\n") -> bytes:
         """Read through ``separator``. Raises `PeerClosed`, with what came, if the peer closes before."""
@@ -58,14 +67,22 @@ class Reader(StreamReader):
         except asyncio.IncompleteReadError as exc:
             if isinstance(exc, PeerClosed):
                 raise
-            raise PeerClosed(exc.partial, exc.expected, address=_peer(self)) from exc
+            raise self._peer_closed(exc) from exc
+
+    def carried_by(self, transport: asyncio.WriteTransport) -> None:
+        """Pause and resume this transport from here on. CPython 3.11 keeps to the plain one after ``start_tls``."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def _peer_closed(self, exc: asyncio.IncompleteReadError) -> PeerClosed:
+        address = None if self._transport is None else self._transport.get_extra_info("peername")
+        return PeerClosed(exc.partial, exc.expected, address=address)
 
 
 class _LostReader(Reader):
     """A reader after the loss. A class of its own, so that a live one pays for no property."""
 
     @property
-    def _exception(self) -> BaseException:  # type: ignore[override]
+    def _exception(self) -> BaseException:
         return _again(self.__dict__["_exception"])
 
     @_exception.setter
@@ -76,11 +93,14 @@ class _LostReader(Reader):
 class Writer(StreamWriter):
     """asyncio's ``StreamWriter``; writing after a loss is silent on both loops, and ``drain`` raises."""
 
+    _protocol: _Protocol
+    _transport: asyncio.Transport
+
     # Not through super(): the same call depth as asyncio's, so no cost while the connection lives.
     def write(self, data: Bytes) -> None:
         """Bytes bytes to send."""
         try:
-            self._transport.write(data)  # type: ignore[arg-type]
+            self._transport.write(data)
         except RuntimeError:
             # uvloop, on a transport that the peer has closed; misuse such as write after write_eof stays loud.
             if not self._transport.is_closing():
@@ -89,7 +109,7 @@ class Writer(StreamWriter):
     def writelines(self, data: Iterable[Bytes]) -> None:
         """Bytes several pieces to send."""
         try:
-            self._transport.writelines(data)  # type: ignore[arg-type]
+            self._transport.writelines(data)
         except (RuntimeError, TypeError, AttributeError):
             # Besides uvloop: CPython 3.12 and 3.13 stumble over the socket that a dead transport no longer has.
             if not self._transport.is_closing():
@@ -105,8 +125,13 @@ class Writer(StreamWriter):
 
     def close(self) -> None:
         """Start closing; ``wait_closed`` waits for it."""
-        cast(_Protocol, self._protocol).closed_here = True
+        self._protocol.closed_here = True
         self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once and drop what is buffered."""
+        self._protocol.closed_here = True
+        self._transport.abort()
 
 
 class _Protocol(StreamReaderProtocol):
@@ -115,8 +140,9 @@ class _Protocol(StreamReaderProtocol):
     closed_here = False
     lost: NetworkError | None = None
     address: Address = None
+    _stream_reader: StreamReader | None
 
-    def connection_lost(self, exc: BaseException | None) -> None:  # type: ignore[override]
+    def connection_lost(self, exc: Exception | None) -> None:
         reader = self._stream_reader
         if exc is not None:
             exc = self.lost = _typed(exc, self.address)
@@ -126,7 +152,7 @@ class _Protocol(StreamReaderProtocol):
             self.lost = AlreadyClosed(address=self.address)
         # An attribute of the instance, set at the loss: a drain before it is asyncio's own.
         self._drain_helper = self._drain_lost
-        super().connection_lost(cast(Exception, exc))
+        super().connection_lost(exc)
 
     async def _drain_lost(self) -> None:
         raise _again(cast(NetworkError, self.lost))
@@ -144,18 +170,13 @@ def _typed(exc: BaseException, address: Address) -> NetworkError:
     return error
 
 
-def _again(exc: BaseException) -> BaseException:
+def _again(exc: BaseException) -> Exception:
     """A new object for each caller: one that is raised twice collects the frames of both."""
     if not isinstance(exc, NetworkError):
-        return exc
+        return cast(Exception, exc)
     new = exc.replaced()
     new.__cause__ = exc.__cause__
     return new
-
-
-def _peer(reader: StreamReader) -> Address:
-    transport = reader._transport
-    return None if transport is None else transport.get_extra_info("peername")
 
 
 def streams(loop: asyncio.AbstractEventLoop, limit: int, address: Address) -> tuple[Reader, _Protocol]:
@@ -240,16 +261,17 @@ class Connection:
         self.writer.write_eof()
 
     async def start_tls(
-        self, tls: TLS | ssl.SSLContext | bool = True, server_hostname: str | None = None, timeout: float | None = None
+        self,
+        tls: TLS | ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Upgrade to TLS in place (STARTTLS). The peer's name is verified as for a ``tls://`` endpoint.
 
         ``timeout``: seconds for the handshake. Raises `TLSError`, `ConnectReset` or `ConnectTimeout` with phase
         ``"tls"``, after which the connection is closed; `ConfigError` if there is no name to verify.
         """
-        settings = TLS(context=tls) if isinstance(tls, ssl.SSLContext) else TLS() if tls is True else tls
-        if not settings:
-            raise ConfigError("tls=False: must be a TLS, an SSLContext or True")
+        settings = TLS(context=tls) if isinstance(tls, ssl.SSLContext) else tls or TLS()
         named = server_hostname or settings.server_hostname or self.endpoint.host
         if named is None:
             raise ConfigError("server_hostname=None: must be the name to verify, over a UNIX socket")
@@ -266,8 +288,7 @@ class Connection:
             if error is None:
                 raise
             raise error from exc
-        # CPython 3.11 leaves the reader with the plain transport, and flow control would act on that.
-        self.reader._transport = self.writer.transport
+        self.reader.carried_by(self.writer.transport)
 
     def is_usable(self) -> bool:
         """Whether nothing speaks against using it: not closing, no error, not at its end, nothing unread.
@@ -275,7 +296,7 @@ class Connection:
         Bytes nobody asked for, a FIN and a reset that the loop has not seen yet are found by asking the kernel.
         """
         reader = self.reader
-        if self.writer.is_closing() or reader._exception is not None or reader._buffer or reader.at_eof():
+        if self.writer.is_closing() or reader.exception() is not None or reader.buffered or reader.at_eof():
             return False
         sock = self.writer.get_extra_info("socket")
         if sock is None or not hasattr(select, "poll") or (fd := sock.fileno()) < 0:
@@ -287,7 +308,7 @@ class Connection:
         return not poll.poll(0)
 
     def mark_clean(self) -> None:
-        """Say that the protocol is between messages, so that an exception from here on does not spoil the connection."""
+        """Say that the protocol is between messages, so that an exception from here on does not spoil it."""
         self._clean = True
 
     async def aclose(self, timeout: float = 5.0) -> None:
@@ -304,8 +325,7 @@ class Connection:
 
     def abort(self) -> None:
         """Close at once and drop what is buffered."""
-        cast(_Protocol, self.writer._protocol).closed_here = True
-        self.writer.transport.abort()
+        self.writer.abort()
 
     async def __aenter__(self) -> Self:
         return self

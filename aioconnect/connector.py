@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from aioconnect import errors, logs
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Writer, streams
 from aioconnect.dialer import DialOptions, dial, dial_options
-from aioconnect.endpoint import Endpoint, Target
+from aioconnect.endpoint import TLS, Endpoint, Target
 from aioconnect.errors import Address, ConfigError, ConnectTimeout, NetworkError
 from aioconnect.events import AttemptFailed, AttemptStarted, Connected, Event, GaveUp, Observer, Resolved, Retrying
 from aioconnect.hosts import ascii_host
@@ -26,7 +26,7 @@ from aioconnect.race import interleaved
 from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, wait_until
 from aioconnect.retrying import Source, bounded, retry
 from aioconnect.tls import ContextCache
-from aioconnect.validation import Problems, check_integer, check_optional_duration
+from aioconnect.validation import Problems, check_duration, check_integer
 
 __all__ = ("Connecting", "Connector", "ConnectorStats", "Prepare")
 
@@ -95,7 +95,7 @@ class Connector:
             ...
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the rest are keywords)
         self,
         endpoint: Endpoint | str,
         policy: Policy = Policy(),
@@ -112,10 +112,11 @@ class Connector:
         self.prepare = prepare
         self.observers = tuple(observers)
         self.limit = check_integer(problems, "limit", limit, 1)
-        if not isinstance(policy, Policy):
-            problems.add("policy", policy, "must be a Policy")
-        if prepare is not None and not callable(prepare):
-            problems.add("prepare", prepare, "must be a coroutine function of a Connection")
+        given: dict[str, object] = vars(self)
+        if not isinstance(given["policy"], Policy):
+            problems.add("policy", given["policy"], "must be a Policy")
+        if given["prepare"] is not None and not callable(given["prepare"]):
+            problems.add("prepare", given["prepare"], "must be a coroutine function of a Connection")
         if max_connecting is not None:
             max_connecting = check_integer(problems, "max_connecting", max_connecting, 1)
         problems.raise_any()
@@ -164,9 +165,9 @@ class Connector:
         """
         if self.endpoint.tls is not None:
             raise ConfigError(f"endpoint={self._name}: must be without TLS to be dialed; connect to it instead")
-        options = dial_options(self.endpoint, nodelay=True)
+        options = dial_options(self.endpoint, for_loop=False)
 
-        async def finish(sock: socket.socket, info: AddressInfo, limit: float, source: Source) -> socket.socket:
+        async def finish(sock: socket.socket, *_: object) -> socket.socket:
             return sock
 
         return await self._call(finish, timeout, options)
@@ -193,19 +194,18 @@ class Connector:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        each = self.policy.timeout
+        total = self.policy.timeout
         if timeout is not None:
-            timeout = _duration("timeout", timeout)
-            each = timeout if each is None else min(timeout, each)
+            total = _smaller(timeout, total)
         chosen = self._options if options is None else options
 
         def attempt(limit: float, source: Source, number: int) -> Awaitable[T]:
             return self._attempt(finish, chosen, limit, source, number)
 
         if not self.observers:
-            return await retry(self.policy, attempt, each, endpoint=self._name)
+            return await retry(self.policy, attempt, total, endpoint=self._name)
         try:
-            return await retry(self.policy, attempt, each, self._retrying, self._name)
+            return await retry(self.policy, attempt, total, self._retrying, self._name)
         except Exception as exc:
             self._tell(GaveUp(self._name, exc))
             raise
@@ -304,7 +304,9 @@ class Connector:
             if self._contexts is None:
                 made = await loop.create_connection(factory, sock=sock)
             else:
-                made = await loop.create_connection(factory, sock=sock, **self._tls_arguments(info, limit, source))
+                made = await loop.create_connection(
+                    factory, sock=sock, **self._tls_arguments(self._contexts, info, limit, source)
+                )
             if not self.endpoint.nodelay and self.endpoint.path is None:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
             return made
@@ -322,15 +324,14 @@ class Connector:
             raise error from exc
         raise errors.typed("ECANCELED", "tls" if self._contexts else "connect", info.sockaddr)
 
-    def _tls_arguments(self, info: AddressInfo, limit: float, source: Source) -> dict[str, Any]:
-        tls, contexts = self.endpoint.tls, self._contexts
-        assert tls is not None and contexts is not None
+    def _tls_arguments(self, contexts: ContextCache, info: AddressInfo, limit: float, source: Source) -> dict[str, Any]:
         arguments: dict[str, Any] = {"ssl": contexts.get(), "server_hostname": self._hostname(info)}
         left = limit - asyncio.get_running_loop().time()
         if left <= 0:
             raise ConnectTimeout(None, "no time left for TLS", phase="tls", source=source)
-        limits = [each for each in (tls.handshake_timeout, left) if each is not None and each < math.inf]
-        arguments["ssl_handshake_timeout"] = min(limits, default=None)
+        tls = self.endpoint.tls or TLS()
+        handshake = left if tls.handshake_timeout is None else min(tls.handshake_timeout, left)
+        arguments["ssl_handshake_timeout"] = handshake if handshake < math.inf else None
         if tls.shutdown_timeout is not None:
             arguments["ssl_shutdown_timeout"] = tls.shutdown_timeout
         return arguments
@@ -393,10 +394,9 @@ class Connector:
         for observer in self.observers:
             try:
                 observer(event)
-            except Exception as exc:
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": f"observer {observer!r} raised", "exception": exc}
-                )
+            except Exception as exc:  # noqa: BLE001  (whatever it is, it must not break a connect)
+                context = {"message": f"observer {observer!r} raised", "exception": exc}
+                asyncio.get_running_loop().call_exception_handler(context)
 
 
 class _Gate:
@@ -458,8 +458,8 @@ def _query(endpoint: Endpoint, target: Target) -> Query:
     return Query(ascii_host(target.host), target.port, endpoint.address_family, endpoint.proto, endpoint.flags)
 
 
-def _duration(field: str, value: float) -> float | None:
+def _smaller(timeout: float, total: float | None) -> float:
     problems = Problems()
-    seconds = check_optional_duration(problems, field, value)
+    seconds = check_duration(problems, "timeout", timeout)
     problems.raise_any()
-    return seconds
+    return seconds if total is None else min(seconds, total)

@@ -28,6 +28,7 @@ from aioconnect.retrying import Source
 __all__ = ("DialOptions", "dial", "dial_options")
 
 _LINUX = sys.platform == "linux"
+_CONNECTED = frozenset({0, errno.EISCONN})
 _NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
 # EWOULDBLOCK is Windows' way to say EINPROGRESS; on Linux it is EAGAIN, a full UNIX backlog (connect(2)).
 _PENDING = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR} | (set() if _LINUX else {errno.EWOULDBLOCK}))
@@ -43,14 +44,14 @@ class DialOptions(NamedTuple):
     delay: float | None = 0.25
 
 
-def dial_options(endpoint: Endpoint, nodelay: bool = False) -> DialOptions:
-    """The socket options of an endpoint. Both loops set TCP_NODELAY on their own, so it is left to them if it can be."""
+def dial_options(endpoint: Endpoint, *, for_loop: bool = True) -> DialOptions:
+    """The socket options of an endpoint. Sockets ``for_loop`` are given TCP_NODELAY by the loop's own transport."""
     if endpoint.path is not None:
         return DialOptions(delay=None)
     options = _keepalive_options(endpoint.keepalive)
     if endpoint.user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         options += ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(endpoint.user_timeout * 1000)),)
-    if nodelay and endpoint.nodelay:
+    if endpoint.nodelay and not for_loop:
         options += ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
     return DialOptions(options, endpoint.local_addr, endpoint.happy_eyeballs_delay)
 
@@ -104,12 +105,25 @@ class _Begun(NamedTuple):
 
 
 def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:
-    phase: codes.Phase = "socket"
-    sock = None
+    """Make a socket and connect it as far as goes without waiting; one that failed is closed."""
     try:
         sock = network.socket(info.family, info.type | _NONBLOCK, info.proto)
+    except OSError as exc:
+        return _Begun(None, exc.errno or 0, "socket", str(exc))
+    begun = None
+    try:
+        begun = _connecting(sock, info, options)
+    finally:
+        if begun is None or begun.sock is None:
+            sock.close()
+    return begun
+
+
+def _connecting(sock: socket.socket, info: AddressInfo, options: DialOptions) -> _Begun:
+    phase: codes.Phase = "socket"
+    try:
         if not _NONBLOCK:
-            sock.setblocking(False)
+            sock.settimeout(0)
         for option in options.options:
             sock.setsockopt(*option)
         if options.local_addr is not None:
@@ -120,20 +134,11 @@ def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:
         if number == errno.EINPROGRESS and _LINUX:
             # BSD may answer a second connect on a failed socket with another error, so only where it is exact.
             number = sock.connect_ex(info.sockaddr)
-        if number == 0 or number == errno.EISCONN:
-            return _settled(sock, info)
-        if number in _PENDING:
-            return _Begun(sock, number, phase)
     except OSError as exc:
-        if sock is not None:
-            sock.close()
         return _Begun(None, exc.errno or 0, phase, str(exc))
-    except BaseException:
-        if sock is not None:
-            sock.close()
-        raise
-    sock.close()
-    return _Begun(None, number, phase)
+    if number in _CONNECTED:
+        return _settled(sock, info)
+    return _Begun(sock if number in _PENDING else None, number, phase)
 
 
 def _settled(sock: socket.socket, info: AddressInfo) -> _Begun:
@@ -143,10 +148,13 @@ def _settled(sock: socket.socket, info: AddressInfo) -> _Begun:
     simultaneous open (RFC 9293 section 3.5) then succeeds with nobody there.
     """
     if isinstance(info.sockaddr, tuple):
-        local = sock.getsockname()
-        if local[1] == info.sockaddr[1] and local == sock.getpeername():
-            sock.close()
-            return _Begun(None, errno.ECONNREFUSED, "connect", "connected to itself: nothing listens there")
+        try:
+            local = sock.getsockname()
+            if local[1] == info.sockaddr[1] and local == sock.getpeername():
+                return _Begun(None, errno.ECONNREFUSED, "connect", "connected to itself: nothing listens there")
+        except OSError as exc:
+            # Reset already: macOS then has no peer to name.
+            return _Begun(None, exc.errno or errno.ECONNRESET, "connect")
     return _Begun(sock, 0, "connect")
 
 

@@ -216,9 +216,7 @@ class Endpoint:
             ),
             "nodelay": validation.check_switch(problems, "nodelay", nodelay),
             "family": hosts.check_family(problems, family),
-            "happy_eyeballs_delay": duration(
-                problems, "happy_eyeballs_delay", happy_eyeballs_delay, _SHORTEST_DELAY
-            ),
+            "happy_eyeballs_delay": duration(problems, "happy_eyeballs_delay", happy_eyeballs_delay, _SHORTEST_DELAY),
             "interleave": validation.check_integer(problems, "interleave", interleave, 1),
             "proto": validation.check_integer(problems, "proto", proto, 0),
             "flags": validation.check_integer(problems, "flags", flags, 0),
@@ -333,9 +331,7 @@ def _keepalive(problems: Problems, value: object) -> Keepalive | None:
         return problems.unless_wrong(lambda: Keepalive(idle, interval, count), "keepalive.")
     state = False if value is None else validation.switch(value)
     if state is None:
-        problems.add(
-            "keepalive", value, "must be a Keepalive, True, False or None; on, off or 15s:15s:9 in a text"
-        )
+        problems.add("keepalive", value, "must be a Keepalive, True, False or None; on, off or 15s:15s:9 in a text")
     return _PLAIN_KEEPALIVE if state else None
 
 
@@ -379,9 +375,7 @@ def _minimum_version(problems: Problems, value: object) -> str | None:
     for name, version in _TLS_VERSIONS.items():
         if value is version or (isinstance(value, str) and value == name):
             return name
-    problems.add(
-        "minimum_version", value, "must be TLSv1.2 or TLSv1.3; an older one needs a context of your own"
-    )
+    problems.add("minimum_version", value, "must be TLSv1.2 or TLSv1.3; an older one needs a context of your own")
     return None
 
 

@@ -30,7 +30,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from aioconnect import codes
 from aioconnect.explanations import EXPLANATIONS
@@ -96,8 +96,6 @@ Address = tuple[Any, ...] | str | bytes | None
 """A socket address as the ``socket`` module has it, ``(host, port)`` of a name, or the path of a UNIX socket."""
 
 StopReason = Literal["permanent", "attempts", "timeout", "stop", "circuit", "budget"]
-
-Self = TypeVar("Self", bound="NetworkError")
 
 
 class Attempt(NamedTuple):
@@ -242,7 +240,7 @@ class NetworkError(AioconnectError, OSError):
     def __notes__(self, notes: list[str]) -> None:
         self.__dict__["_notes"] = notes
 
-    def replaced(self: Self, **fields: Any) -> Self:
+    def replaced(self, **fields: Any) -> Self:
         """A new error of the same class with some fields changed; it has no traceback and no cause."""
         new = type(self).__new__(type(self), *self.args)
         OSError.__init__(new, *self.args)
@@ -441,7 +439,7 @@ class TLSError(ConnectError, ssl.SSLError):
     verify_code: int = 0
     verify_message: str = ""
 
-    def _code_of(self, number: int) -> str:
+    def _code_of(self, _number: int) -> str:
         return self.code
 
 
@@ -555,7 +553,7 @@ class ConnectionTLSError(ConnectionLost, ssl.SSLError):
     reason: str = ""
     library: str = ""
 
-    def _code_of(self, number: int) -> str:
+    def _code_of(self, _number: int) -> str:
         return self.code
 
 
@@ -769,7 +767,7 @@ def _from_unnumbered(exc: OSError, phase: codes.Phase, address: Address, fields:
 
 
 def _from_builtin(code: str, words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
-    """asyncio's own: a class without a number, sometimes with words."""
+    """What asyncio makes itself: a class without a number, sometimes with words."""
     if words.startswith("SSL handshake is taking longer"):
         phase, code = "tls", "ETIMEDOUT"
     if code == "ETIMEDOUT" and phase != "use":
@@ -893,7 +891,7 @@ def classify(exc: BaseException, policy: Decides | None = None) -> Failure | Non
         error = translate(each)
         if error is None:
             continue
-        if error.errno is None and error.code == "UNKNOWN" or type(each) is TimeoutError and each.errno is None:
+        if error.code == "UNKNOWN" or (type(each) is TimeoutError and each.errno is None):
             # A bare time-out, or words: something further down may know more.
             vague = vague or error
             continue

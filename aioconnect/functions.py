@@ -62,7 +62,7 @@ async def open_connection(
     timeout: float | None = None,
     **options: Any,
 ) -> tuple[Reader, Writer]:
-    """``asyncio.open_connection``, retried and typed: replacing the call is the whole migration.
+    """A reader and a writer as asyncio opens them, retried and typed: replacing the call is the whole migration.
 
     Takes what asyncio's takes (``ssl``, ``server_hostname``, ``local_addr``, ``family``, ``proto``, ``flags``,
     ``ssl_handshake_timeout``, ``ssl_shutdown_timeout``, ``happy_eyeballs_delay``, ``interleave``) and the options of
@@ -84,7 +84,7 @@ async def open_unix_connection(
     timeout: float | None = None,
     **options: Any,
 ) -> tuple[Reader, Writer]:
-    """``asyncio.open_unix_connection``, retried and typed. Raises as `open_connection`.
+    """As ``asyncio.open_unix_connection``, retried and typed. Raises as `open_connection`.
 
     reader, writer = await aioconnect.open_unix_connection("/run/app.sock")
     """
@@ -101,7 +101,7 @@ async def create_connection(
     timeout: float | None = None,
     **options: Any,
 ) -> tuple[asyncio.Transport, P]:
-    """``loop.create_connection``, retried and typed. Raises as `open_connection`.
+    """As ``loop.create_connection``, retried and typed. Raises as `open_connection`.
 
     transport, protocol = await aioconnect.create_connection(Protocol, "db.internal", 5432)
     """

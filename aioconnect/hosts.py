@@ -247,9 +247,7 @@ def split_host_port(text: str) -> tuple[str, str] | str:
     return (host, port) if colon else "must be HOST:PORT, with a port of its own"
 
 
-def check_targets(
-    problems: Problems, host: object, port: object, targets: object, path: object
-) -> tuple[Target, ...]:
+def check_targets(problems: Problems, host: object, port: object, targets: object, path: object) -> tuple[Target, ...]:
     """The targets that a host and a port, or a sequence, stand for; one of them is needed, or else a path."""
     # Before the commas are looked at, one of which may be in the password.
     if isinstance(targets, str) and "@" in targets:

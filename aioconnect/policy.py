@@ -65,13 +65,14 @@ class Policy:
             settled[field] = check_optional_duration(problems, field, getattr(self, field))
         if self.max_attempts is not None:
             settled["max_attempts"] = check_integer(problems, "max_attempts", self.max_attempts, 1)
-        if not callable(self.wait):
-            problems.add("wait", self.wait, "must be a Backoff or another tenacity wait")
-        if self.stop is not None and not callable(self.stop):
-            problems.add("stop", self.stop, "must be a tenacity stop")
+        given: dict[str, object] = vars(self)
+        if not callable(given["wait"]):
+            problems.add("wait", given["wait"], "must be a Backoff or another tenacity wait")
+        if given["stop"] is not None and not callable(given["stop"]):
+            problems.add("stop", given["stop"], "must be a tenacity stop, or None")
         for field in ("breaker", "budget"):
-            if getattr(self, field) is not None:
-                problems.add(field, getattr(self, field), "must be None; there is none yet")
+            if given[field] is not None:
+                problems.add(field, given[field], "must be None; there is none yet")
         problems.raise_any()
         for field, value in settled.items():
             object.__setattr__(self, field, value)
@@ -98,7 +99,7 @@ class Policy:
 
             pool = await policy.call(asyncpg.create_pool, dsn)
         """
-        return retry(self, lambda limit, source, number: bounded(fn(*args, **kwargs), limit, source), self.timeout)
+        return retry(self, lambda limit, source, _number: bounded(fn(*args, **kwargs), limit, source), self.timeout)
 
     def wraps(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """A decorator: the coroutine function, called through `call`.
@@ -119,7 +120,7 @@ class Policy:
         Make one for each call: tenacity keeps the state of a call in the object. The attempt in flight is not bound
         by any limit then, and ``timeout`` only keeps a further attempt from starting.
         """
-        stops: list[Callable[[RetryCallState], bool]] = []
+        stops: list[Any] = []
         if self.max_attempts is not None:
             stops.append(tenacity.stop_after_attempt(self.max_attempts))
         if self.stop is not None:
@@ -177,7 +178,7 @@ class Policy:
             if number == self.max_attempts or now >= deadline:
                 break
             state.upcoming_sleep = wait(state)
-            if self.stop is not None and self.stop(state) or now + state.upcoming_sleep >= deadline:
+            if (self.stop is not None and self.stop(state)) or now + state.upcoming_sleep >= deadline:
                 break
             waits.append(state.upcoming_sleep)
             now += state.upcoming_sleep

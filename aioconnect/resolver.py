@@ -209,7 +209,7 @@ def _looked_up(network: Any, query: Query, flags: int = 0) -> list[AddressInfo] 
             proto=query.proto,
             flags=query.flags | flags,
         )
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  (told to those who wait)
         return exc
     if not found:
         return socket.gaierror(socket.EAI_NONAME, "no address of that family")

@@ -81,12 +81,13 @@ async def retry(
     each = rules.attempt_timeout
     call: Call | None = None
     while True:
-        limit, source = deadline, cast(Source, "call")
+        limit: float = deadline
+        source: Source = "call"
         if each is not None and began + each < deadline:
             limit, source = began + each, "attempt"
         try:
             return await attempt(limit, source, 1 if call is None else call.count + 1)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (what it says is for the rules to decide)
             error = exc
         # Not inside the except block: what is raised below would get the raw error, and its frames, as context.
         if call is None:
@@ -133,16 +134,10 @@ class Call:
         state.attempt_number = self.count
         state.outcome_timestamp = now
         state.outcome = cast(Any, _Outcome(error, self.count))
-        if not rules.retryable(error if known is None else known):
-            return self._stop("permanent")
-        pause = state.upcoming_sleep = rules.wait(state)
-        if rules.max_attempts is not None and self.count >= rules.max_attempts:
-            return self._stop("attempts")
-        if rules.stop is not None and rules.stop(state):
-            return self._stop("stop")
-        left = self.deadline - now
-        if self.final or left <= TICK or (isinstance(known, ConnectTimeout) and known.source == "call"):
-            return self._stop("timeout")
+        self.stop_reason = self._reason(error if known is None else known)
+        if self.stop_reason is not None:
+            return None
+        pause, left = state.upcoming_sleep, self.deadline - now
         if pause >= left:
             # One more attempt, with room to succeed: half of what is left, but not more than it may use.
             self.final = True
@@ -150,6 +145,19 @@ class Call:
         state.idle_for += pause
         self.attempts[-1] = self.attempts[-1]._replace(slept=pause)
         return pause
+
+    def _reason(self, error: Exception) -> StopReason | None:
+        """Why to stop, if so. In tenacity's order, which draws the wait even when the stop then ends it."""
+        rules, state = self.rules, self.state
+        if not rules.retryable(error):
+            return "permanent"
+        state.upcoming_sleep = rules.wait(state)
+        if rules.max_attempts is not None and self.count >= rules.max_attempts:
+            return "attempts"
+        if rules.stop is not None and rules.stop(state):
+            return "stop"
+        cut = isinstance(error, ConnectTimeout) and error.source == "call"
+        return "timeout" if self.final or cut or self.deadline - self.now <= TICK else None
 
     def _record(self, error: Exception, began: float) -> NetworkError | None:
         known = error if isinstance(error, NetworkError) else translate(error)
@@ -162,9 +170,6 @@ class Call:
             del self.attempts[1]
         self.attempts.append(Attempt(self.count, began - self.started, self.now - began, known))
         return known
-
-    def _stop(self, reason: StopReason) -> None:
-        self.stop_reason = reason
 
     async def sleep(self, pause: float) -> None:
         """Sleep; a cancellation meanwhile has the last error as its context, where `classify` finds it."""
@@ -218,10 +223,10 @@ class _Outcome:
     def done(self) -> bool:
         return True
 
-    def exception(self, timeout: float | None = None) -> Exception:
+    def exception(self, _timeout: float | None = None) -> Exception:
         return self.error
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, _timeout: float | None = None) -> NoReturn:
         raise self.error
 
 
@@ -277,7 +282,7 @@ def _resumed(first: Any, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T
         except GeneratorExit:
             steps.close()
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001  (thrown on into the awaitable)
             thrown: BaseException | None = exc
         else:
             thrown = None

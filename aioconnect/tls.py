@@ -124,9 +124,7 @@ def _load_certificate(context: ssl.SSLContext, tls: TLS) -> None:
     try:
         context.load_cert_chain(tls.cert_file, tls.key_file, password=_refuse_passphrase)
     except _PassphraseNeededError as error:
-        right = (
-            "must be a key without a passphrase; load this one into an SSLContext and give that as context"
-        )
+        right = "must be a key without a passphrase; load this one into an SSLContext and give that as context"
         _fail(error, key_field, key_path, right)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":

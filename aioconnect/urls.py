@@ -77,9 +77,7 @@ def _network_parts(problems: Problems, place: str) -> Parts:
     targets = tuple(_decoded_target(problems, target) for target in authority.split(","))
     problems.raise_any()
     if slash:
-        problems.add(
-            "path", slash + path, f"must not be there: only ?options can follow {scheme}://host:port"
-        )
+        problems.add("path", slash + path, f"must not be there: only ?options can follow {scheme}://host:port")
     return Parts(scheme.lower(), targets, None, {})
 
 
@@ -104,9 +102,7 @@ def _socket_path(problems: Problems, place: str) -> str:
         problems.add("url", text, CREDENTIALS)
         return ""
     if place.startswith("//") and not text.startswith(("/", "@")):
-        problems.add(
-            "path", text, "must begin with / after unix://; a relative one is written unix:run/app.sock"
-        )
+        problems.add("path", text, "must begin with / after unix://; a relative one is written unix:run/app.sock")
         return ""
     path = unquote(text[abstract:])
     if path is None:

@@ -43,11 +43,7 @@ LONGEST_SOCKET_PATH = 107 if sys.platform.startswith(("linux", "win")) else 103
 _UNITS: Mapping[str, float] = MappingProxyType({"ms": 0.001, "s": 1, "m": 60, "h": 3600})
 _IN_NUMBERS = frozenset("0123456789.e+-")
 _SWITCHES: Mapping[str, bool] = MappingProxyType(
-    {
-        word: state
-        for state, words in ((True, "on true yes 1"), (False, "off false no 0"))
-        for word in words.split()
-    }
+    {word: state for state, words in ((True, "on true yes 1"), (False, "off false no 0")) for word in words.split()}
 )
 
 
@@ -200,16 +196,9 @@ def check_integer(problems: Problems, field: str, value: object, low: int, high:
     # Digits are limited because int() refuses more than 4300 with an error of its own.
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         value = int(value)
-    if (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and low <= value
-        and (high is None or value <= high)
-    ):
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high):
         return int(value)
-    problems.add(
-        field, value, f"must be an integer{f', {low} or more' if high is None else f' from {low} to {high}'}"
-    )
+    problems.add(field, value, f"must be an integer{f', {low} or more' if high is None else f' from {low} to {high}'}")
     return low
 
 
