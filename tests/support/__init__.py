@@ -1,0 +1,1 @@
+"""What the tests share: leak checks, a virtual clock, misbehaving peers."""
