@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from tenacity import RetryCallState
 from tenacity.wait import wait_base
@@ -63,13 +63,12 @@ class Backoff(wait_base):
     ) -> None:
         problems = Problems()
         seconds = "must be a finite number of seconds, not negative"
-        numbers: tuple[tuple[str, Any, int, str], ...] = (
+        for field, value, low, right in (
             ("initial", initial, 0, seconds),
             ("maximum", maximum, 0, seconds),
             ("factor", factor, 1, "must be a finite number, at least 1"),
-        )
-        for field, value, low, right in numbers:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
+        ):
+            if not _is_number(value, low):
                 problems.add(field, value, right)
         if not problems.found and maximum < initial:
             problems.add("maximum", maximum, f"must not be below initial, {initial!r}")
@@ -127,3 +126,7 @@ class Backoff(wait_base):
 
     def __reduce__(self) -> tuple[object, ...]:
         return Backoff, self._key()
+
+
+def _is_number(value: object, low: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < math.inf

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 __all__ = (
     "EAI",
@@ -322,8 +322,8 @@ def family_of(address: object) -> Literal["inet", "inet6", "unix"]:
     """The family an address is of: a path is ``"unix"``, a colon in the host ``"inet6"``, anything else ``"inet"``."""
     if isinstance(address, (str, bytes)):
         return "unix"
-    if isinstance(address, tuple) and address and ":" in str(address[0]):
-        return "inet6"
+    if isinstance(address, tuple):
+        return "inet6" if ":" in str(cast(object, address[:1])) else "inet"
     return "inet"
 
 

@@ -49,7 +49,7 @@ class Reader(StreamReader):
         """Called once, at the loss: from here on this is a `_LostReader`."""
         super().set_exception(_again(exc))
         self._exception = exc
-        self.__class__ = _LostReader
+        self.__class__ = _LostReader  # pyright: ignore[reportAttributeAccessIssue]
 
     async def readexactly(self, n: int) -> bytes:
         """Read exactly ``n`` bytes. Raises `PeerClosed`, with what came, if the peer closes before."""
@@ -86,7 +86,7 @@ class _LostReader(Reader):
         return _again(self.__dict__["_exception"])
 
     @_exception.setter
-    def _exception(self, exc: BaseException) -> None:
+    def _exception(self, exc: BaseException) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.__dict__["_exception"] = exc
 
 

@@ -110,13 +110,13 @@ def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:
         sock = network.socket(info.family, info.type | _NONBLOCK, info.proto)
     except OSError as exc:
         return _Begun(None, exc.errno or 0, "socket", str(exc))
-    begun = None
+    begun = _Begun(None, 0, "socket")
     try:
         begun = _connecting(sock, info, options)
+        return begun
     finally:
-        if begun is None or begun.sock is None:
+        if begun.sock is None:
             sock.close()
-    return begun
 
 
 def _connecting(sock: socket.socket, info: AddressInfo, options: DialOptions) -> _Begun:

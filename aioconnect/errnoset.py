@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from aioconnect import codes, errors
 from aioconnect.errors import ConfigError, NetworkError
@@ -34,16 +35,16 @@ class ErrnoSet:
     ErrnoSet({'ECONNREFUSED'})
     """
 
-    __slots__ = ("_classes", "_members")
+    __slots__ = ("classes", "members")
 
     # A tuple, as isinstance takes it, without repeats and in no meaningful order.
-    _classes: tuple[type[BaseException], ...]
-    _members: frozenset[str]
+    classes: tuple[type[BaseException], ...]
+    members: frozenset[str]
 
     def __init__(self, entries: ErrnoSet | Entry | Iterable[Entry] = ()) -> None:
         members, classes = _normalised(entries)
-        object.__setattr__(self, "_members", members)
-        object.__setattr__(self, "_classes", tuple(classes))
+        object.__setattr__(self, "members", members)
+        object.__setattr__(self, "classes", tuple(classes))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an ErrnoSet is immutable; cannot set {name}")
@@ -54,108 +55,109 @@ class ErrnoSet:
     def __contains__(self, item: object) -> bool:
         if isinstance(item, NetworkError):
             # A foreign class also knows its own behind the typed error that was made of it.
-            return item.member in self._members or (
-                bool(self._classes) and any(isinstance(each, self._classes) for each in (item, item.__cause__))
+            return item.member in self.members or (
+                bool(self.classes) and any(isinstance(each, self.classes) for each in (item, item.__cause__))
             )
         if isinstance(item, BaseException):
-            if isinstance(item, self._classes):
+            if isinstance(item, self.classes):
                 return True
             failure = errors.classify(item)
-            return failure is not None and failure.error.member in self._members
+            return failure is not None and failure.error.member in self.members
         if isinstance(item, (str, int, type)):
             members, classes = _normalised(item)
-            return members <= self._members and all(self._covers(cls) for cls in classes)
+            return members <= self.members and all(self._covers(cls) for cls in classes)
         return False
 
     def _covers(self, cls: type[BaseException]) -> bool:
-        return issubclass(cls, self._classes)
+        return issubclass(cls, self.classes)
 
     def __or__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         members, classes = _normalised(other)
-        return _made(self._members | members, classes.union(self._classes))
+        return _made(self.members | members, classes.union(self.classes))
 
     __ror__ = __or__
 
     def __sub__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         members, classes = _normalised(other)
-        for cls in self._classes:
+        for cls in self.classes:
             if members & _members_under(cls):
                 raise ConfigError(
                     f"retry_on={cls.__name__}: a class stays whole; name what to leave out in never_retry_on"
                 )
         gone = members.union(*map(_members_under, classes))
-        kept = frozenset(cls for cls in self._classes if not issubclass(cls, tuple(classes)))
-        return _made(self._members - gone, kept)
+        kept = frozenset(cls for cls in self.classes if not issubclass(cls, tuple(classes)))
+        return _made(self.members - gone, kept)
 
     def __rsub__(self, other: Iterable[Entry]) -> ErrnoSet:
         return ErrnoSet(other) - self
 
     def __and__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         theirs = ErrnoSet(other)
-        members = (self._members & theirs._everything()) | (theirs._members & self._everything())
-        mine = {cls for cls in self._classes if theirs._covers(cls)}
-        return _made(members, frozenset(mine | {cls for cls in theirs._classes if self._covers(cls)}))
+        members = (self.members & theirs._everything()) | (theirs.members & self._everything())
+        mine = {cls for cls in self.classes if theirs._covers(cls)}
+        return _made(members, frozenset(mine | {cls for cls in theirs.classes if self._covers(cls)}))
 
     __rand__ = __and__
 
     def _everything(self) -> frozenset[str]:
-        return self._members.union(*map(_members_under, self._classes))
+        return self.members.union(*map(_members_under, self.classes))
 
-    def _parts(self) -> tuple[frozenset[str], frozenset[type[BaseException]]]:
-        return self._members, frozenset(self._classes)
+    def parts(self) -> tuple[frozenset[str], frozenset[type[BaseException]]]:
+        """The members of the code table, and the foreign classes."""
+        return self.members, frozenset(self.classes)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ErrnoSet):
-            return self._parts() == other._parts()
+            return self.parts() == other.parts()
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._parts())
+        return hash(self.parts())
 
     def __iter__(self) -> Iterator[str | type[BaseException]]:
         """The plain codes where all their members are in, else the members; then the classes."""
-        names = {code for member in self._members if self.issuperset_of(code := member.partition("@")[0])}
-        names |= {member for member in self._members if member.partition("@")[0] not in names}
+        names = {code for member in self.members if self.issuperset_of(code := member.partition("@")[0])}
+        names |= {member for member in self.members if member.partition("@")[0] not in names}
         yield from sorted(names)
-        yield from sorted(self._classes, key=lambda cls: cls.__qualname__)
+        yield from sorted(self.classes, key=lambda cls: cls.__qualname__)
 
     def issuperset_of(self, code: str) -> bool:
         """Whether every member that a plain code stands for is in the set."""
-        return self._members.issuperset(codes.members_of(code))
+        return self.members.issuperset(codes.members_of(code))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __bool__(self) -> bool:
-        return bool(self._members or self._classes)
+        return bool(self.members or self.classes)
 
     def __repr__(self) -> str:
         inside = ", ".join(repr(each) if isinstance(each, str) else each.__qualname__ for each in self)
         return f"ErrnoSet({{{inside}}})" if inside else "ErrnoSet()"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _made, self._parts()
+        return _made, self.parts()
 
 
 def _made(members: frozenset[str], classes: frozenset[type[BaseException]]) -> ErrnoSet:
     new = ErrnoSet.__new__(ErrnoSet)
-    object.__setattr__(new, "_members", members)
-    object.__setattr__(new, "_classes", tuple(classes))
+    object.__setattr__(new, "members", members)
+    object.__setattr__(new, "classes", tuple(classes))
     return new
 
 
 def _normalised(entries: object) -> tuple[frozenset[str], frozenset[type[BaseException]]]:
     if isinstance(entries, ErrnoSet):
-        return entries._parts()
+        return entries.parts()
     if isinstance(entries, (str, int, type)) or not isinstance(entries, Iterable):
         entries = (entries,)
     members: set[str] = set()
     classes: set[type[BaseException]] = set()
     problems: list[str] = []
-    for entry in entries:
+    for entry in cast(Iterable[object], entries):
         if isinstance(entry, ErrnoSet):
-            members |= entry._members
-            classes.update(entry._classes)
+            members |= entry.members
+            classes.update(entry.classes)
         elif isinstance(entry, type):
             _add_class(entry, members, classes, problems)
         elif isinstance(entry, str):

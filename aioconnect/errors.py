@@ -30,7 +30,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, cast
 
 from aioconnect import codes
 from aioconnect.explanations import EXPLANATIONS
@@ -115,16 +115,16 @@ def format_address(address: object) -> str:
     >>> format_address(("::1", 80, 0, 0))
     '[::1]:80'
     """
-    match address:
-        case None:
-            return ""
-        case bytes():
-            return format_address(os.fsdecode(address))
-        case str():
-            return "@" + address[1:] if address.startswith("\0") else address
-        case (str() as host, port, *_):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(address)
+    if address is None:
+        return ""
+    if isinstance(address, bytes):
+        address = os.fsdecode(address)
+    if isinstance(address, str):
+        return "@" + address[1:] if address.startswith("\0") else address
+    if isinstance(address, tuple) and len(parts := cast(tuple[object, ...], address)) > 1:
+        host, port = str(parts[0]), parts[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(cast(object, address))
 
 
 class AioconnectError(Exception):
@@ -192,7 +192,7 @@ class NetworkError(AioconnectError, OSError):
         # `args` holds just these two; everything else is in __dict__, which copy and pickle take along.
         OSError.__init__(self, errno, text)
 
-    def _code_of(self, number: int) -> str:
+    def _code_of(self, number: int, /) -> str:
         return codes.code_of(number)
 
     @property
@@ -237,7 +237,7 @@ class NetworkError(AioconnectError, OSError):
         return notes
 
     @__notes__.setter
-    def __notes__(self, notes: list[str]) -> None:
+    def __notes__(self, notes: list[str]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.__dict__["_notes"] = notes
 
     def replaced(self, **fields: Any) -> Self:
@@ -407,7 +407,7 @@ class NameResolutionError(ConnectError, socket.gaierror):
     text = "the name could not be resolved"
     phase = "resolve"
 
-    def _code_of(self, number: int) -> str:
+    def _code_of(self, number: int, /) -> str:
         return codes.EAI.get(number, self.code)
 
 
@@ -439,7 +439,7 @@ class TLSError(ConnectError, ssl.SSLError):
     verify_code: int = 0
     verify_message: str = ""
 
-    def _code_of(self, _number: int) -> str:
+    def _code_of(self, _number: int, /) -> str:
         return self.code
 
 
@@ -553,7 +553,7 @@ class ConnectionTLSError(ConnectionLost, ssl.SSLError):
     reason: str = ""
     library: str = ""
 
-    def _code_of(self, _number: int) -> str:
+    def _code_of(self, _number: int, /) -> str:
         return self.code
 
 
@@ -629,6 +629,9 @@ def class_of(row: codes.Row, phase: codes.Phase = "connect") -> type[NetworkErro
     return _CLASSES[row.in_use if phase == "use" else row.establishing]
 
 
+_Group = BaseExceptionGroup[BaseException]
+
+
 def typed(
     code: str,
     phase: codes.Phase = "connect",
@@ -674,7 +677,7 @@ def translate(
     elif isinstance(exc, OSError):
         error = _from_oserror(exc, phase, address, fields)
     elif isinstance(exc, BaseExceptionGroup):
-        return _from_group(exc, phase, address, fields)
+        return _from_group(cast(_Group, exc), phase, address, fields)
     elif isinstance(exc, EOFError):
         error = _from_eof(exc, phase, address, fields)
     elif isinstance(exc, RuntimeError):
@@ -790,9 +793,7 @@ def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict
     return cls(None, words or None, phase=phase, address=address, **fields)
 
 
-def _from_group(
-    exc: BaseExceptionGroup[BaseException], phase: codes.Phase, address: Address, fields: dict[str, Any]
-) -> NetworkError | None:
+def _from_group(exc: _Group, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError | None:
     errors = tuple(error for each in exc.exceptions if (error := translate(each, phase, address, **fields)) is not None)
     if not errors:
         return None
@@ -905,13 +906,14 @@ def _failure(error: NetworkError, policy: Decides | None) -> Failure:
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:
     """The exception and everything behind it, nearest first, each once."""
-    queue, seen = [exc], {id(exc)}
+    queue: list[BaseException] = [exc]
+    seen = {id(exc)}
     while queue:
         each = queue.pop(0)
         yield each
         behind: list[BaseException | None] = []
         if isinstance(each, BaseExceptionGroup):
-            behind.extend(each.exceptions)
+            behind += cast(_Group, each).exceptions
         behind.append(each.__cause__)
         # A KeyError raised while a refused connection was handled is a bug, not a refused connection.
         if type(each).__module__ != "builtins" or isinstance(each, (OSError, EOFError, BaseExceptionGroup)):

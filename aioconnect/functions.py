@@ -31,7 +31,7 @@ def connect(
     prepare: Prepare | None = None,
     **options: Any,
 ) -> Connecting[Connection]:
-    """A `Connection` to an endpoint or URL, retried and typed: ``async with connect(...)`` or ``await connect(...)``.
+    """A `Connection` to an endpoint or URL, retried and typed; to ``await``, or for ``async with``.
 
     ``timeout``: seconds; the smaller of it and the policy's wins. ``prepare``: makes the connection ready, inside
     the attempt. ``options``: those of `Endpoint`, over those of the URL. Raises as `Connector.connect`, and

@@ -93,15 +93,14 @@ async def retry(
         if call is None:
             call = Call(rules, started, deadline)
         pause = call.failed(error, began, now())
-        if pause is None:
-            try:
+        try:
+            if pause is None:
                 call.conclude(error, endpoint)
-            finally:
-                # A frame that holds the exception whose traceback holds the frame would wait for the collector.
-                del error
+        finally:
+            # A frame that holds the exception whose traceback holds the frame would wait for the collector.
+            del error
         if before_sleep is not None:
             before_sleep(call.last, pause, call.count)
-        del error
         await call.sleep(pause)
         began = now()
 
@@ -275,7 +274,7 @@ def _expired(source: Source, fields: dict[str, Any]) -> ConnectTimeout:
 @coroutine
 def _resumed(first: Any, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
     """``yield from`` for an iterator that has been started already (PEP 380 spells it out)."""
-    value = first
+    value, sent = first, None
     while True:
         try:
             sent = yield value
