@@ -109,7 +109,7 @@ class Attempt(NamedTuple):
     shared: bool = False
 
 
-def format_address(address: object) -> str:
+def format_address(address: Any) -> str:
     """An address as people write it.
 
     >>> format_address(("::1", 80, 0, 0))
@@ -121,10 +121,10 @@ def format_address(address: object) -> str:
         address = os.fsdecode(address)
     if isinstance(address, str):
         return "@" + address[1:] if address.startswith("\0") else address
-    if isinstance(address, tuple) and len(parts := cast(tuple[object, ...], address)) > 1:
+    if isinstance(address, tuple) and len(parts := cast(tuple[Any, ...], address)) > 1:
         host, port = str(parts[0]), parts[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(cast(object, address))
+    return str(address)
 
 
 class AioconnectError(Exception):
@@ -904,6 +904,10 @@ def _failure(error: NetworkError, policy: Decides | None) -> Failure:
     return Failure(error.code, error.errno, error.kind, _retryable(error, policy), error)
 
 
+def _members(exc: BaseException) -> tuple[BaseException, ...]:
+    return cast(_Group, exc).exceptions if isinstance(exc, BaseExceptionGroup) else ()
+
+
 def _chain(exc: BaseException) -> Iterator[BaseException]:
     """The exception and everything behind it, nearest first, each once."""
     queue: list[BaseException] = [exc]
@@ -911,10 +915,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
     while queue:
         each = queue.pop(0)
         yield each
-        behind: list[BaseException | None] = []
-        if isinstance(each, BaseExceptionGroup):
-            behind += cast(_Group, each).exceptions
-        behind.append(each.__cause__)
+        behind: list[BaseException | None] = [*_members(each), each.__cause__]
         # A KeyError raised while a refused connection was handled is a bug, not a refused connection.
         if type(each).__module__ != "builtins" or isinstance(each, (OSError, EOFError, BaseExceptionGroup)):
             behind.append(each.__context__)
