@@ -16,11 +16,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from aioconnect import errors, logs
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Writer, streams
-from aioconnect.dialer import DialOptions, dial, dial_options
-from aioconnect.endpoint import TLS, Endpoint, Target
+from aioconnect.dialer import DialOptions, dial_addresses, dial_options
+from aioconnect.endpoint import TLS, Endpoint
 from aioconnect.errors import Address, ConfigError, ConnectTimeout, NetworkError
 from aioconnect.events import AttemptFailed, AttemptStarted, Connected, Event, GaveUp, Observer, Resolved, Retrying
-from aioconnect.hosts import ascii_host
+from aioconnect.hosts import Target, ascii_host
 from aioconnect.policy import Policy
 from aioconnect.race import interleaved
 from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, wait_until
@@ -222,7 +222,7 @@ class Connector:
             addresses = self._known(began)
             if addresses is None:
                 addresses = await self._resolved(limit, source)
-            sock, info = await dial(addresses, options, limit, source, self.policy)
+            sock, info = await dial_addresses(addresses, options, limit, source, self.policy)
             result = await finish(sock, info, limit, source)
         except Exception as exc:
             self._failed(exc, number, began)

@@ -25,7 +25,7 @@ from aioconnect.race import Race
 from aioconnect.resolver import AddressInfo, wait_until
 from aioconnect.retrying import Source
 
-__all__ = ("DialOptions", "dial", "dial_options")
+__all__ = ("DialOptions", "dial_addresses", "dial_options")
 
 _LINUX = sys.platform == "linux"
 _CONNECTED = frozenset({0, errno.EISCONN})
@@ -73,7 +73,7 @@ def _keepalive_options(keepalive: Keepalive | None) -> tuple[Option, ...]:
     return tuple(options)
 
 
-async def dial(
+async def dial_addresses(
     addresses: Sequence[AddressInfo],
     options: DialOptions = DialOptions(),
     limit: float = math.inf,

@@ -55,6 +55,8 @@ _MOST_PROBES = 127
 _SHORTEST_USER_TIMEOUT, _LONGEST_USER_TIMEOUT = 0.001, 2147483.0
 # RFC 8305 section 5: the Connection Attempt Delay "MUST NOT" be below 10 ms.
 _SHORTEST_DELAY = 0.01
+# getaddrinfo(3) takes int.
+_LARGEST_INT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -217,9 +219,9 @@ class Endpoint:
             "nodelay": validation.check_switch(problems, "nodelay", nodelay),
             "family": hosts.check_family(problems, family),
             "happy_eyeballs_delay": duration(problems, "happy_eyeballs_delay", happy_eyeballs_delay, _SHORTEST_DELAY),
-            "interleave": validation.check_integer(problems, "interleave", interleave, 1),
-            "proto": validation.check_integer(problems, "proto", proto, 0),
-            "flags": validation.check_integer(problems, "flags", flags, 0),
+            "interleave": validation.check_integer(problems, "interleave", interleave, 1, _LARGEST_INT),
+            "proto": validation.check_integer(problems, "proto", proto, 0, _LARGEST_INT),
+            "flags": validation.check_integer(problems, "flags", flags, 0, _LARGEST_INT),
         }
         _check_endpoint(problems, values)
         problems.raise_any()

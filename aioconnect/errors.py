@@ -109,7 +109,7 @@ class Attempt(NamedTuple):
     shared: bool = False
 
 
-def format_address(address: Any) -> str:
+def format_address(address: Address) -> str:
     """An address as people write it.
 
     >>> format_address(("::1", 80, 0, 0))
@@ -117,14 +117,11 @@ def format_address(address: Any) -> str:
     """
     if address is None:
         return ""
-    if isinstance(address, bytes):
-        address = os.fsdecode(address)
-    if isinstance(address, str):
-        return "@" + address[1:] if address.startswith("\0") else address
-    if isinstance(address, tuple) and len(parts := cast(tuple[Any, ...], address)) > 1:
-        host, port = str(parts[0]), parts[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(address)
+    if isinstance(address, (str, bytes)):
+        path = os.fsdecode(address)
+        return "@" + path[1:] if path.startswith("\0") else path
+    host, port = str(address[0]), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class AioconnectError(Exception):
