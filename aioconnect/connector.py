@@ -212,12 +212,12 @@ class Connector:
 
     async def _attempt(self, finish: _Finish[T], options: DialOptions, limit: float, source: Source, number: int) -> T:
         loop = asyncio.get_running_loop()
+        if not self._gate.enter():
+            await self._gate.admitted(limit, source)
         began = loop.time()
         self._attempts += 1
         if self.observers:
             self._tell(AttemptStarted(self._name, number))
-        if not self._gate.enter():
-            await self._gate.admitted(limit, source)
         try:
             addresses = self._known(began)
             if addresses is None:
@@ -301,10 +301,11 @@ class Connector:
         """Hand the socket over to a transport of the loop; if that fails, it is closed."""
         loop = asyncio.get_running_loop()
         try:
+            create = loop.create_connection if self.endpoint.path is None else loop.create_unix_connection
             if self._contexts is None:
-                made = await loop.create_connection(factory, sock=sock)
+                made = await create(factory, sock=sock)
             else:
-                made = await loop.create_connection(
+                made = await create(
                     factory, sock=sock, **self._tls_arguments(self._contexts, info, limit, source)
                 )
             if not self.endpoint.nodelay and self.endpoint.path is None:
