@@ -121,6 +121,8 @@ def format_address(address: Address) -> str:
         path = os.fsdecode(address)
         return "@" + path[1:] if path.startswith("\0") else path
     host, port = str(address[0]), address[1]
+    if len(address) == 4 and address[3] and "%" not in host:
+        host += f"%{address[3]}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

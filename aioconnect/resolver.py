@@ -116,7 +116,7 @@ class Resolver:
                 limit, source = now + self.timeout, "attempt"
             outcome = await self._shared(loop, query, limit, source)
         if isinstance(outcome, BaseException):
-            raise _typed(outcome, query) from outcome
+            raise _typed(outcome, query, loop.time() - now) from outcome
         if self.ttl or literal:
             self._answers[query] = math.inf if literal else loop.time() + self.ttl, outcome
         return outcome
@@ -135,6 +135,7 @@ class Resolver:
                 return exc
         waiter: asyncio.Future[None] = loop.create_future()
         flight.waiters.append(waiter)
+        began = loop.time()
         try:
             if not await wait_until(waiter, limit):
                 raise errors.ConnectTimeout(
@@ -142,6 +143,7 @@ class Resolver:
                     "the name was not resolved in time",
                     phase="resolve",
                     address=(query.host, query.port),
+                    elapsed=loop.time() - began,
                     source=source,
                 )
         finally:
@@ -216,6 +218,6 @@ def _looked_up(network: Any, query: Query, flags: int = 0) -> list[AddressInfo] 
     return [AddressInfo(family, kind, proto, sockaddr) for family, kind, proto, _, sockaddr in found]
 
 
-def _typed(outcome: BaseException, query: Query) -> BaseException:
-    error = errors.translate(outcome.with_traceback(None), "resolve", (query.host, query.port))
+def _typed(outcome: BaseException, query: Query, elapsed: float) -> BaseException:
+    error = errors.translate(outcome.with_traceback(None), "resolve", (query.host, query.port), elapsed=elapsed)
     return outcome if error is None else error

@@ -148,6 +148,9 @@ class Call:
     def _reason(self, error: Exception) -> StopReason | None:
         """Why to stop, if so. In tenacity's order, which draws the wait even when the stop then ends it."""
         rules, state = self.rules, self.state
+        late = self.deadline - self.now <= TICK
+        if late and _was_cut(error):
+            return "timeout"
         if not rules.retryable(error):
             return "permanent"
         state.upcoming_sleep = rules.wait(state)
@@ -155,8 +158,7 @@ class Call:
             return "attempts"
         if rules.stop is not None and rules.stop(state):
             return "stop"
-        cut = isinstance(error, ConnectTimeout) and error.source == "call"
-        return "timeout" if self.final or cut or self.deadline - self.now <= TICK else None
+        return "timeout" if self.final or late else None
 
     def _record(self, error: Exception, began: float) -> NetworkError | None:
         known = error if isinstance(error, NetworkError) else translate(error)
@@ -227,6 +229,13 @@ class _Outcome:
 
     def result(self, _timeout: float | None = None) -> NoReturn:
         raise self.error
+
+
+def _was_cut(error: Exception) -> bool:
+    """Whether the call's limit ended this attempt, at one address at least."""
+    if not isinstance(error, NetworkError):
+        return False
+    return any(isinstance(each, ConnectTimeout) and each.source == "call" for each in (error, *error.errors))
 
 
 def _forget_frames(error: BaseException) -> None:
