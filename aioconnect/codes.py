@@ -267,9 +267,7 @@ _WINDOWS = MappingProxyType(
 WINERRORS = MappingProxyType({number: code for code, numbers in _WINDOWS.items() for number in numbers})
 """Codes by Windows error number. On the Proactor loop ``errno`` is 22 for nearly all, so ``winerror`` decides."""
 
-KNOWN = frozenset(
-    {entry.code for entry in _ROWS} | set(errno.errorcode.values()) | set(WINERRORS.values()) | set(_ALIASES)
-)
+KNOWN = frozenset(entry.code for entry in _ROWS).union(errno.errorcode.values(), WINERRORS.values(), *_ALIASES.items())
 """Every code name that a set accepts."""
 
 
@@ -287,15 +285,16 @@ def code_of(number: int) -> str:
 
 
 def number_of(code: str) -> int | None:
-    """This system's errno for a code, ``None`` where it has none (``"EAI_AGAIN"``, or ENONET on macOS).
+    """This system's errno for a code, or its EAI number; ``None`` where it has none, as for ENONET on macOS.
 
     >>> number_of("ETIMEDOUT") == errno.ETIMEDOUT
     True
     """
-    number = getattr(errno, code, None)
-    if number is None and code.startswith("ERRNO_"):
+    if code.startswith("EAI_"):
+        return getattr(socket, code, None)
+    if code.startswith("ERRNO_"):
         return int(code.removeprefix("ERRNO_"))
-    return number
+    return getattr(errno, code, None) if code[:1] == "E" else None
 
 
 def members_of(code: str) -> tuple[str, ...]:
