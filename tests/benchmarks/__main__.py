@@ -1,0 +1,69 @@
+"""Measure and print. Takes about two minutes for each loop; `--quick` about half of that."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks.connecting import connecting
+from tests.benchmarks.garbage import garbage
+from tests.benchmarks.imports import imports
+from tests.benchmarks.loops import LOOPS
+from tests.benchmarks.measure import QUICK, TINY, Effort, Row, machine, pinned
+from tests.benchmarks.memory import memory
+from tests.benchmarks.report import as_json, as_markdown, as_text
+from tests.benchmarks.retries import retries
+
+DISTRIBUTIONS = ("tenacity", "uvloop", "aiohappyeyeballs", "anyio")
+ROWS = ("connect", "retry", "memory", "import", "garbage")
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--loop", choices=(*LOOPS, "both"), default="both")
+    parser.add_argument("--only", choices=ROWS, nargs="+", default=ROWS, help="these parts only")
+    parser.add_argument("--rounds", type=int, help="alternating batches of each variant")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    parser.add_argument("--markdown", action="store_true", help="print the table for a README")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", dest="effort", action="store_const", const=QUICK, default=Effort())
+    effort.add_argument("--tiny", dest="effort", action="store_const", const=TINY, help="only see that all of it runs")
+    return parser.parse_args(given)
+
+
+def measured(loops: Sequence[str], only: Sequence[str], effort: Effort) -> list[Row]:
+    rows: list[Row] = []
+    for loop in loops:
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            if "connect" in only:
+                rows += runner.run(connecting(loop, effort))
+            if "retry" in only:
+                rows += runner.run(retries(loop, effort))
+            if "garbage" in only:
+                rows += runner.run(garbage(loop, effort))
+        if "memory" in only:
+            rows += memory(loop, effort)
+    if "import" in only:
+        rows += imports(effort)
+    return sorted(rows, key=lambda row: row.number)
+
+
+def main() -> None:
+    given = arguments()
+    effort: Effort = given.effort
+    if given.rounds is not None:
+        effort = dataclasses.replace(effort, rounds=max(2, given.rounds))
+    with pinned():
+        rows = measured(tuple(LOOPS) if given.loop == "both" else (given.loop,), given.only, effort)
+    facts = machine(effort, DISTRIBUTIONS)
+    print((as_markdown if given.markdown else as_text)(rows, facts))
+    if given.json is not None:
+        given.json.write_text(json.dumps(as_json(rows, facts), indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
