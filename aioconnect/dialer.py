@@ -15,7 +15,7 @@ import errno
 import math
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aioconnect import codes, errors
@@ -50,7 +50,9 @@ def dial_options(endpoint: Endpoint, *, for_loop: bool = True) -> DialOptions:
         return DialOptions(delay=None)
     options = _keepalive_options(endpoint.keepalive)
     if endpoint.user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-        options += ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(endpoint.user_timeout * 1000)),)
+        # Rounded first: 0.029 * 1000 is a little more than 29.
+        milliseconds = math.ceil(round(endpoint.user_timeout * 1000, 6))
+        options += ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds),)
     if endpoint.nodelay and not for_loop:
         options += ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
     return DialOptions(options, endpoint.local_addr, endpoint.happy_eyeballs_delay)
@@ -61,8 +63,8 @@ def _keepalive_options(keepalive: Keepalive | None) -> tuple[Option, ...]:
         return ()
     wanted = (
         # macOS calls the idle time TCP_KEEPALIVE (tcp(4)); whole seconds everywhere.
-        (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), max(1, round(keepalive.idle))),
-        (("TCP_KEEPINTVL",), max(1, round(keepalive.interval))),
+        (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), math.ceil(keepalive.idle)),
+        (("TCP_KEEPINTVL",), math.ceil(keepalive.interval)),
         (("TCP_KEEPCNT",), keepalive.count),
     )
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
@@ -200,6 +202,8 @@ class _Dial:
         now = max(at, self.loop.time())
         while self.winner is None and (number := self.race.start(now)) is not None:
             self._account(number, _begin(self.network, self.addresses[number], self.options), now)
+            # A failure makes the next address due at its own time, which is later than this turn's.
+            now = max(now, self.loop.time())
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -207,7 +211,16 @@ class _Dial:
             if not self.over.done():
                 self.over.set_result(None)
         elif (due := self.race.next_start) is not None:
-            self.timer = self.loop.call_at(due, self._start_due, due)
+            self.timer = self.loop.call_at(due, self._called, self._start_due, due)
+
+    def _called(self, step: Callable[[Any], None], argument: Any) -> None:
+        """Called by the loop, whose handler is the wrong place for an exception: `run` is to raise it."""
+        try:
+            step(argument)
+        except Exception as exc:
+            if self.over.done():
+                raise
+            self.over.set_exception(exc)
 
     def _account(self, number: int, begun: _Begun, began: float) -> None:
         sock = begun.sock
@@ -218,7 +231,7 @@ class _Dial:
         else:
             self.flying[sock] = number, began
             try:
-                self.loop.add_writer(sock, self._writable, sock)
+                self.loop.add_writer(sock, self._called, self._writable, sock)
             except OSError as exc:
                 del self.flying[sock]
                 sock.close()
