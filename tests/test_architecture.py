@@ -21,6 +21,7 @@ Rule = Callable[[Module], Iterator[str]]
 # `aioconnect/__init__.py`, which nothing but the programs may import from.
 LAYERS = (
     ("codes", "explanations"),
+    ("explaining",),
     ("errors",),
     ("validation", "events"),
     ("errnoset", "backoff", "hosts", "urls", "logs"),
@@ -38,7 +39,7 @@ PROGRAMS = frozenset({"cli", "__main__"})
 
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
-PURE = frozenset({"codes", "errors", "errnoset", "backoff", "race"})
+PURE = frozenset({"codes", "explanations", "explaining", "errors", "errnoset", "backoff", "race"})
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
 HARMLESS = re.compile(r"[A-Z][A-Z0-9_]*|[A-Za-z]*[Ee]rror|AddressFamily|SSLErrorNumber")
 ASYNCIO_FOR_ITS_EXCEPTIONS = frozenset({"errors"})
@@ -60,7 +61,7 @@ MAKES_MUTABLE = frozenset(
 
 def first_party(module: Module) -> Iterator[tuple[Import, str]]:
     """Imports from the package, with the module that each needs."""
-    known = {each.name for each in modules()}
+    known = {each.name for each in modules()} | {f"{PACKAGE}.{unit}" for unit in LAYER}
     for each in module.imports():
         if each.module.split(".")[0] == PACKAGE:
             submodule = f"{each.module}.{each.name}"

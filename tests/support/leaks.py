@@ -220,7 +220,7 @@ class _Countdown:
         self._turn()
 
 
-def _eager_task(loop: Loop, coroutine: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
+def _eager_task(loop: Loop, coroutine: Any, **options: Any) -> Task:
     """`asyncio.eager_task_factory`, less its quarrel with uvloop 0.23.
 
     That calls it with an argument which Python knows since 3.13.3.
@@ -245,12 +245,11 @@ class _Sweep(Generic[T]):
     def watching(self, eager: bool) -> Iterator[None]:
         """Our exception handler, our task factory and no garbage collection, for the time of the sweep."""
         handler, factory = self.loop.get_exception_handler(), self.loop.get_task_factory()
-        self.loop.set_exception_handler(lambda _, context: self.reported.append(f"loop reported: {context}"))
+        if eager and True not in EAGER:
+            raise ValueError("eager tasks need Python 3.12")
         if eager:
-            if sys.version_info >= (3, 12):
-                self.loop.set_task_factory(_eager_task)
-            else:
-                raise ValueError("eager tasks need Python 3.12")
+            self.loop.set_task_factory(_eager_task)
+        self.loop.set_exception_handler(lambda _, context: self.reported.append(f"loop reported: {context}"))
         collecting = gc.isenabled()
         gc.disable()  # a collection that happens to come would close what was forgotten
         try:
