@@ -32,8 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, Self, cast
 
-from aioconnect import codes
-from aioconnect.explanations import EXPLANATIONS
+from aioconnect import codes, explaining
 
 __all__ = (
     "AccessDenied",
@@ -925,11 +924,32 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def explain(what: str | int | BaseException) -> str:
-    """A code, an errno number, an exception or a pasted error text in words; several lines.
+    """What an error means, in several lines for people: who said so, what usually is the matter, what to do.
+
+    ``what``: a code or alias (``"ECONNREFUSED"``, ``"EACCES@inet"``, ``"WSAECONNREFUSED"``), an errno number of this
+    system, an EAI number (negative), a Windows error, an exception of any library, or a text that speaks of an error,
+    such as a pasted traceback. Of several errors in a text, the first is explained and the others are named.
+
+    Raises `ConfigError` for what is none of these.
 
     >>> print(explain("ECONNREFUSED").splitlines()[0])
     ECONNREFUSED: nothing listens on that port, or a firewall says so
     """
-    code = str(what)
-    entry = EXPLANATIONS[code]
-    return f"{code}: {entry.meaning}"
+    members: tuple[str, ...] = ()
+    number, words = None, str(what).strip()
+    if isinstance(what, BaseException):
+        if (failure := classify(what)) is not None:
+            number, words = failure.errno, failure.error.description
+            members = tuple(dict.fromkeys(error.member for error in (failure.error, *failure.error.errors)))
+            words = getattr(failure.error, "verify_message", "") or words
+    elif words.removeprefix("-").isdecimal() and words.isascii() and len(words) < 12:
+        members, number = explaining.members_numbered(int(words)), int(words)
+    else:
+        members = explaining.members_named(words) or explaining.members_in(str(what))
+    if not members:
+        raise ConfigError(explaining.unknown(repr(what) if isinstance(what, BaseException) else words))
+    code = codes.row(members[0]).code
+    sheets = [explaining.sheet(each, number=number, words=words) for each in members if codes.row(each).code == code]
+    others = [each for each in members if codes.row(each).code != code]
+    also = [f"Also: {codes.row(each).code}, {explaining.explanation_of(each).meaning}" for each in others]
+    return "\n\n".join([*sheets, *(["\n".join(also)] if also else [])])
