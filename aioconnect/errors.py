@@ -206,8 +206,9 @@ class NetworkError(AioconnectError, OSError):
     @property
     def description(self) -> str:
         """The words for what happened, without place and history."""
-        if self.strerror:
-            return str(self.strerror)
+        # Words come from anywhere, and the text of an error is one line.
+        if self.strerror and (words := " ".join(str(self.strerror).split())):
+            return words
         if self.text:
             return self.text
         return os.strerror(self.errno).lower() if self.errno is not None and self.errno > 0 else "failed"
@@ -248,7 +249,7 @@ class NetworkError(AioconnectError, OSError):
         return new
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, self.__dict__, self.__cause__)
+        return _restore, (type(self), self.args, self.__dict__, _picklable(self.__cause__))
 
 
 def _restore(
@@ -260,6 +261,20 @@ def _restore(
     if cause is not None:
         new.__cause__ = cause
     return new
+
+
+def _picklable(cause: BaseException | None) -> BaseException | None:
+    """A driver's exception that cannot be pickled, or not be read back, leaves its words and keeps nobody from it."""
+    if cause is None or isinstance(cause, NetworkError):
+        return cause
+    # Whoever gets here has it loaded already, or is about to copy.
+    import pickle  # noqa: PLC0415
+
+    try:
+        pickle.loads(pickle.dumps(cause))  # noqa: S301  (our own bytes)
+    except Exception:  # noqa: BLE001  (a foreign __reduce__ or __init__ may raise anything)
+        return AioconnectError(f"{type(cause).__name__}: {cause}")
+    return cause
 
 
 def _notes(error: NetworkError) -> list[str]:
@@ -516,7 +531,8 @@ class PeerClosed(ConnectionLost, asyncio.IncompleteReadError):
     def description(self) -> str:
         """How far the message had come."""
         due = "before the end of a message" if self.expected is None else f"of {self.expected} due"
-        return f"the peer closed the connection after {len(self.partial)} bytes {due}"
+        came = "1 byte" if len(self.partial) == 1 else f"{len(self.partial)} bytes"
+        return f"the peer closed the connection after {came} {due}"
 
 
 class ConnectionResetByPeer(ConnectionLost, ConnectionResetError):
