@@ -414,13 +414,15 @@ def _parsed_tls(problems: Problems, parts: urls.Parts, override: object) -> obje
         for name, text in options.items():
             problems.add(name, text, "is an option of TLS; write tls:// instead of tcp://")
         return override
-    if options and isinstance(override, TLS):
-        problems.add("tls", override, "must not be given beside TLS options in the URL")
-    if (options or parts.scheme == "tls") and validation.switch(override) is False:
+    if not options and parts.scheme == "unix":
+        return override
+    if validation.switch(override) is False:
         problems.add("tls", override, "must not contradict the URL, which asks for TLS")
-    if options:
-        return problems.unless_wrong(lambda: TLS(**options))
-    return True if override is None and parts.scheme == "tls" else override
+    if not options:
+        return True if override is None else override
+    if isinstance(override, TLS):
+        problems.add("tls", override, "must not be given beside TLS options in the URL")
+    return problems.unless_wrong(lambda: TLS(**options))
 
 
 def _changed(value: Endpoint | TLS, plain: Endpoint | TLS) -> dict[str, Any]:

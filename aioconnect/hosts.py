@@ -17,7 +17,6 @@ from aioconnect.validation import CREDENTIALS, Problems, check_integer, check_se
 
 __all__ = (
     "FAMILIES",
-    "Target",
     "ascii_host",
     "check_families",
     "check_family",
@@ -249,24 +248,27 @@ def split_host_port(text: str) -> tuple[str, str] | str:
 
 def check_targets(problems: Problems, host: object, port: object, targets: object, path: object) -> tuple[Target, ...]:
     """The targets that a host and a port, or a sequence, stand for; one of them is needed, or else a path."""
+    items = _target_items(problems, targets)
+    alone = host is not None or port is not None
+    places = {"host and port": (alone, host), "targets": (items, items), "path": (path is not None, path)}
+    given = [name for name, (there, _) in places.items() if there]
+    if not given and not problems.found:
+        problems.add("host", None, "must be given with a port, or else targets, or a path")
+    for name in given[1:]:
+        problems.add(name, places[name][1], f"must not be given together with {given[0]}")
+    if alone and len(given) == 1:
+        return (Target(check_host(problems, "host", host), check_port(problems, "port", port)),)
+    if len(items) == 1:
+        return (_target(problems, "target", "", items[0]),)
+    return tuple(_target(problems, f"targets[{n}]", f"targets[{n}].", item) for n, item in enumerate(items))
+
+
+def _target_items(problems: Problems, targets: object) -> tuple[object, ...]:
     # Before the commas are looked at, one of which may be in the password.
     if isinstance(targets, str) and "@" in targets:
         problems.add("targets", targets, CREDENTIALS)
         return ()
-    items = check_sequence(problems, "targets", targets)
-    alone = host is not None or port is not None
-    if alone + bool(items) + (path is not None) > 1:
-        both = "host and port" if alone else "targets"
-        other = "path" if path is not None else "targets"
-        problems.add(other, path if path is not None else items, f"must not be given together with {both}")
-    elif alone:
-        checked = check_host(problems, "host", host), check_port(problems, "port", port)
-        return (Target(*checked),)
-    elif not items and path is None and not problems.found:
-        problems.add("host", None, "must be given with a port, or else targets, or a path")
-    elif len(items) == 1:
-        return (_target(problems, "target", "", items[0]),)
-    return tuple(_target(problems, f"targets[{n}]", f"targets[{n}].", item) for n, item in enumerate(items))
+    return check_sequence(problems, "targets", targets)
 
 
 def _target(problems: Problems, field: str, within: str, value: object, low: int = 1) -> Target:

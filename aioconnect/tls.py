@@ -63,9 +63,10 @@ class ContextCache:
 
     def _report(self, error: ConfigError) -> None:
         # Kept for long, so without the frames and what they hold.
-        error.__traceback__ = None
-        if error.__cause__ is not None:
-            error.__cause__.__traceback__ = None
+        each: BaseException | None = error
+        while each is not None:
+            each.__traceback__ = None
+            each = each.__cause__
         self.problem = error
         if self._on_problem is not None:
             self._on_problem(error)

@@ -87,21 +87,25 @@ def shown(value: object) -> str:
     ("'a b'", "'***'", '<object>')
     """
     value = _from_path_like(value)
-    if isinstance(value, enum.Enum):
-        return value.name
     if isinstance(value, (tuple, list)):
         every = cast("Sequence[object]", value)
         return f"({', '.join(shown(each) for each in every[:4])}{', ...' if len(every) > 4 else ''})"
+    text = _printed(value)
+    if "@" in text or "%40" in text:
+        return "'***'"
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def _printed(value: object) -> str:
+    if isinstance(value, enum.Enum):
+        return value.name
     if not isinstance(value, (str, bytes, int, float, type(None))):
         # Somebody's object may be a secret, and its repr may be anything.
         return f"<{type(value).__name__}>"
     if isinstance(value, int) and value.bit_length() > 256:
         # CPython refuses to print integers of more than 4300 digits.
         return f"<{value.bit_length()}-bit integer>"
-    text = repr(value)
-    if "@" in text or "%40" in text:
-        return "'***'"
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+    return repr(value)
 
 
 def _from_path_like(value: object) -> object:
@@ -164,22 +168,26 @@ def check_duration(
     problems: Problems, field: str, value: object, low: float = 0.0, high: float = sys.float_info.max
 ) -> float:
     """Seconds, as a number or a text such as ``"250ms"``: from low to high, and more than 0 in any case."""
-    seconds: float | None = None
-    if isinstance(value, str):
-        seconds = parse_duration(value)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        # An integer beyond the range of float would raise OverflowError.
-        seconds = float(value) if isinstance(value, float) or value.bit_length() < 1024 else math.inf
+    seconds = _seconds(value)
     if seconds is None:
         problems.add(field, value, "must be a number of seconds, or a text such as '250ms', '2s', '1m'")
         return 1.0
     # NaN fails every comparison, so the test is for what is right.
-    if not (low <= seconds <= high and seconds > 0):
-        least = f"at least {format_duration(low)}" if low else "more than 0"
-        most = "finite" if high == sys.float_info.max else f"at most {format_duration(high)}"
-        problems.add(field, value, f"must be {least} and {most}")
-        return 1.0
-    return seconds
+    if low <= seconds <= high and seconds > 0:
+        return seconds
+    least = f"at least {format_duration(low)}" if low else "more than 0"
+    most = "finite" if high == sys.float_info.max else f"at most {format_duration(high)}"
+    problems.add(field, value, f"must be {least} and {most}")
+    return 1.0
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # An integer beyond the range of float would raise OverflowError.
+    return math.inf if isinstance(value, int) and value.bit_length() >= 1024 else float(value)
 
 
 def check_optional_duration(
@@ -196,9 +204,11 @@ def check_integer(problems: Problems, field: str, value: object, low: int, high:
     # Digits are limited because int() refuses more than 4300 with an error of its own.
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high):
+    top = math.inf if high is None else high
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= top:
         return int(value)
-    problems.add(field, value, f"must be an integer{f', {low} or more' if high is None else f' from {low} to {high}'}")
+    limits = f", {low} or more" if high is None else f" from {low} to {high}"
+    problems.add(field, value, f"must be an integer{limits}")
     return low
 
 
