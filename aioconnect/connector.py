@@ -220,7 +220,7 @@ class Connector:
             self._tell(AttemptStarted(self._name, number))
         try:
             addresses = self._known(began)
-            if addresses is None:
+            if not addresses:
                 addresses = await self._resolved(limit, source)
             sock, info = await dial_addresses(addresses, options, limit, source, self.policy)
             result = await finish(sock, info, limit, source)
@@ -249,17 +249,25 @@ class Connector:
         """The addresses in the order to try, if nobody has to be asked for them."""
         if self.endpoint.path is not None:
             return [AddressInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.endpoint.path)]
+        known = self._resolver.known
         if len(self._queries) == 1:
-            found = self._resolver.known(self._queries[0], now)
-            return found if found is None or len(found) == 1 else self._ordered(found)
-        return None
+            found = known(self._queries[0], now)
+            return found if not found or len(found) == 1 else self._ordered(found)
+        every: list[list[AddressInfo] | BaseException] = [found for q in self._queries if (found := known(q, now))]
+        return self._gathered(every) if len(every) == len(self._queries) else None
 
     async def _resolved(self, limit: float, source: Source) -> list[AddressInfo]:
         began = asyncio.get_running_loop().time()
-        lookups = [self._resolver.resolve(query, limit, source) for query in self._queries]
-        if len(lookups) == 1:
-            addresses = self._ordered(await lookups[0])
+        queries, resolve = self._queries, self._resolver.resolve
+        if len(queries) == 1:
+            addresses = self._ordered(await resolve(queries[0], limit, source))
+            if not addresses:
+                raise _no_address(queries[0])
         else:
+            if limit < math.inf:
+                # One name whose servers are silent must leave the others time to be dialed.
+                limit, source = began + (limit - began) / 2, "attempt"
+            lookups = [resolve(query, limit, source) for query in queries]
             addresses = self._gathered(await asyncio.gather(*lookups, return_exceptions=True))
         if self.observers:
             elapsed = asyncio.get_running_loop().time() - began
@@ -270,13 +278,15 @@ class Connector:
         """The addresses of all targets, in their order; a target without any only counts if no other has one."""
         addresses: list[AddressInfo] = []
         failures: list[NetworkError] = []
-        for outcome in outcomes:
-            if isinstance(outcome, NetworkError):
-                failures.append(outcome)
-            elif isinstance(outcome, BaseException):
+        for target, query, outcome in zip(self.endpoint.targets, self._queries, outcomes, strict=True):
+            if not isinstance(outcome, BaseException):
+                found = self._ordered(outcome)
+                addresses += [info._replace(target=target) for info in found]
+                error = None if found else _no_address(query)
+            elif (error := errors.translate(outcome, "resolve", (query.host, query.port))) is None:
                 raise outcome
-            else:
-                addresses += self._ordered(outcome)
+            if error is not None:
+                failures.append(error.with_traceback(None))
         if not addresses:
             raise errors.decisive(failures, self.policy).replaced(errors=tuple(failures))
         return addresses
@@ -290,7 +300,8 @@ class Connector:
         loop = asyncio.get_running_loop()
         reader, protocol = streams(loop, self.limit, info.sockaddr)
         transport, _ = await self._to_transport(lambda: protocol, sock, info, limit, source)
-        connection = Connection(reader, Writer(transport, protocol, reader, loop), self.endpoint)
+        endpoint = self.endpoint if info.target is None else self.endpoint.replace(targets=(info.target,))
+        connection = Connection(reader, Writer(transport, protocol, reader, loop), endpoint)
         if self.prepare is not None:
             await self._prepared(self.prepare, connection, info, limit, source)
         return connection
@@ -305,9 +316,7 @@ class Connector:
             if self._contexts is None:
                 made = await create(factory, sock=sock)
             else:
-                made = await create(
-                    factory, sock=sock, **self._tls_arguments(self._contexts, info, limit, source)
-                )
+                made = await create(factory, sock=sock, **self._tls_arguments(self._contexts, info, limit, source))
             if not self.endpoint.nodelay and self.endpoint.path is None:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
             return made
@@ -326,7 +335,10 @@ class Connector:
         raise errors.typed("ECANCELED", "tls" if self._contexts else "connect", info.sockaddr)
 
     def _tls_arguments(self, contexts: ContextCache, info: AddressInfo, limit: float, source: Source) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"ssl": contexts.get(), "server_hostname": self._hostname(info)}
+        arguments: dict[str, Any] = {
+            "ssl": contexts.get(),
+            "server_hostname": self.endpoint.server_hostname(info.target),
+        }
         left = limit - asyncio.get_running_loop().time()
         if left <= 0:
             raise ConnectTimeout(None, "no time left for TLS", phase="tls", source=source)
@@ -336,17 +348,6 @@ class Connector:
         if tls.shutdown_timeout is not None:
             arguments["ssl_shutdown_timeout"] = tls.shutdown_timeout
         return arguments
-
-    def _hostname(self, info: AddressInfo) -> str | None:
-        """The name to verify: that of the target the address was resolved for."""
-        targets = self.endpoint.targets
-        if len(targets) < 2:
-            return self.endpoint.server_hostname()
-        for target, query in zip(targets, self._queries, strict=True):
-            known = self._resolver.known(query, -math.inf)
-            if known is not None and info in known:
-                return self.endpoint.server_hostname(target)
-        return self.endpoint.server_hostname()
 
     async def _prepared(
         self, prepare: Prepare, connection: Connection, info: AddressInfo, limit: float, source: Source
@@ -457,6 +458,10 @@ _ADMITTED = object()
 
 def _query(endpoint: Endpoint, target: Target) -> Query:
     return Query(ascii_host(target.host), target.port, endpoint.address_family, endpoint.proto, endpoint.flags)
+
+
+def _no_address(query: Query) -> NetworkError:
+    return errors.typed("EAI_NODATA", "resolve", (query.host, query.port), strerror="the resolver found no address")
 
 
 def _smaller(timeout: float, total: float | None) -> float:

@@ -20,7 +20,7 @@ import socket
 from typing import Any, NamedTuple, Protocol
 
 from aioconnect import errors
-from aioconnect.hosts import ascii_host, literal_family
+from aioconnect.hosts import Target, ascii_host, literal_family
 from aioconnect.retrying import Source
 from aioconnect.validation import Problems, check_duration
 
@@ -34,6 +34,8 @@ class AddressInfo(NamedTuple):
     type: int
     proto: int
     sockaddr: tuple[Any, ...] | str
+    target: Target | None = None
+    """Which target of an endpoint it was resolved for, if there are several."""
 
 
 class Query(NamedTuple):
@@ -44,6 +46,10 @@ class Query(NamedTuple):
     family: int = socket.AF_UNSPEC
     proto: int = 0
     flags: int = 0
+
+
+_Answers = dict[Query, tuple[float, list[AddressInfo]]]
+"""Until which loop time an answer is kept, and the answer."""
 
 
 class Lookup(Protocol):
@@ -80,7 +86,7 @@ class Resolver:
         self.ttl = 0.0 if ttl in (0, "0") else check_duration(problems, "ttl", ttl)
         problems.raise_any()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._answers: dict[Query, tuple[float, list[AddressInfo]]] = {}
+        self._answers: _Answers = {}
         self._flights: dict[Query, _Flight] = {}
 
     def known(self, query: Query, now: float) -> list[AddressInfo] | None:
@@ -111,14 +117,13 @@ class Resolver:
         literal = literal_family(query.host) is not None
         if literal or network is not socket:
             outcome = _looked_up(network, query, socket.AI_NUMERICHOST if literal else 0)
+            _keep(self._answers, query, outcome, math.inf if literal else now + self.ttl)
         else:
             if now + self.timeout < limit:
                 limit, source = now + self.timeout, "attempt"
             outcome = await self._shared(loop, query, limit, source)
         if isinstance(outcome, BaseException):
-            raise _typed(outcome, query, loop.time() - now) from outcome
-        if self.ttl or literal:
-            self._answers[query] = math.inf if literal else loop.time() + self.ttl, outcome
+            raise _typed(outcome, query, loop.time() - now)
         return outcome
 
     async def _shared(
@@ -127,10 +132,10 @@ class Resolver:
         """The outcome of the one lookup under way for this name, started now if there is none."""
         flight = self._flights.get(query)
         if flight is None:
-            flight = self._flights[query] = _Flight(loop, query, self._flights)
+            flight = self._flights[query] = _Flight(loop, query, self._flights, self._answers, self.ttl)
             try:
                 _thread.start_new_thread(flight.fly, ())
-            except RuntimeError as exc:
+            except (RuntimeError, MemoryError) as exc:
                 del self._flights[query]
                 return exc
         waiter: asyncio.Future[None] = loop.create_future()
@@ -154,12 +159,21 @@ class Resolver:
 class _Flight:
     """One lookup in a thread, and who waits for it."""
 
-    __slots__ = ("flights", "loop", "outcome", "query", "waiters")
+    __slots__ = ("answers", "flights", "loop", "outcome", "query", "ttl", "waiters")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, query: Query, flights: dict[Query, _Flight]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        query: Query,
+        flights: dict[Query, _Flight],
+        answers: _Answers,
+        ttl: float,
+    ) -> None:
         self.loop = loop
         self.query = query
         self.flights = flights
+        self.answers = answers
+        self.ttl = ttl
         self.waiters: list[asyncio.Future[None]] = []
         self.outcome: list[AddressInfo] | BaseException = []
 
@@ -172,6 +186,9 @@ class _Flight:
     def land(self, outcome: list[AddressInfo] | BaseException) -> None:
         self.outcome = outcome
         self.flights.pop(self.query, None)
+        # Here and not where it is waited for: what comes too late for everybody is there for their next attempt, and
+        # a waiter that runs after another has found the answer useless does not bring it back.
+        _keep(self.answers, self.query, outcome, self.loop.time() + self.ttl)
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -218,6 +235,12 @@ def _looked_up(network: Any, query: Query, flags: int = 0) -> list[AddressInfo] 
     return [AddressInfo(family, kind, proto, sockaddr) for family, kind, proto, _, sockaddr in found]
 
 
+def _keep(answers: _Answers, query: Query, outcome: list[AddressInfo] | BaseException, until: float) -> None:
+    if not isinstance(outcome, BaseException):
+        answers[query] = until, outcome
+
+
 def _typed(outcome: BaseException, query: Query, elapsed: float) -> BaseException:
+    """An error for one of those who wait, with the outcome they share as its cause; or a bug, as it is."""
     error = errors.translate(outcome.with_traceback(None), "resolve", (query.host, query.port), elapsed=elapsed)
     return outcome if error is None else error
