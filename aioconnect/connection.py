@@ -15,13 +15,13 @@ import select
 import ssl
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast
 
 from aioconnect import errors
 from aioconnect.endpoint import TLS, Endpoint
-from aioconnect.errors import Address, AlreadyClosed, BrokenPipe, ConfigError, ConnectionLost, NetworkError, PeerClosed
-from aioconnect.hosts import ascii_host
+from aioconnect.errors import Address, AlreadyClosed, BrokenPipe, ConnectionLost, NetworkError, PeerClosed
 from aioconnect.retrying import bounded
 from aioconnect.tls import ContextCache
 
@@ -98,7 +98,7 @@ class Writer(StreamWriter):
 
     # Not through super(): the same call depth as asyncio's, so no cost while the connection lives.
     def write(self, data: Bytes) -> None:
-        """Bytes bytes to send."""
+        """Buffer bytes to send."""
         try:
             self._transport.write(data)
         except RuntimeError:
@@ -107,7 +107,7 @@ class Writer(StreamWriter):
                 raise
 
     def writelines(self, data: Iterable[Bytes]) -> None:
-        """Bytes several pieces to send."""
+        """Buffer several pieces to send."""
         try:
             self._transport.writelines(data)
         except (RuntimeError, TypeError, AttributeError):
@@ -244,7 +244,7 @@ class Connection:
         return await self.reader.readuntil(separator)
 
     def write(self, data: Bytes) -> None:
-        """Bytes bytes to send. Silent after a loss; `drain` raises it."""
+        """Buffer bytes to send. Silent after a loss; `drain` raises it."""
         self.writer.write(data)
 
     async def drain(self) -> None:
@@ -272,14 +272,14 @@ class Connection:
         ``"tls"``, after which the connection is closed; `ConfigError` if there is no name to verify.
         """
         settings = TLS(context=tls) if isinstance(tls, ssl.SSLContext) else tls or TLS()
-        named = server_hostname or settings.server_hostname or self.endpoint.host
-        if named is None:
-            raise ConfigError("server_hostname=None: must be the name to verify, over a UNIX socket")
+        if server_hostname is not None:
+            settings = replace(settings, server_hostname=server_hostname)
+        secured = self.endpoint.replace(tls=settings)
         limits = [each for each in (timeout, settings.handshake_timeout) if each is not None]
         try:
             await self.writer.start_tls(
                 ContextCache(settings).get(),
-                server_hostname=ascii_host(named).partition("%")[0],
+                server_hostname=secured.server_hostname(),
                 ssl_handshake_timeout=min(limits, default=None),
             )
         except Exception as exc:

@@ -130,7 +130,7 @@ def _connecting(sock: socket.socket, info: AddressInfo, options: DialOptions) ->
             sock.setsockopt(*option)
         if options.local_addr is not None:
             phase = "bind"
-            sock.bind(options.local_addr)
+            sock.bind(_bindable(options.local_addr))
         phase = "connect"
         number = sock.connect_ex(info.sockaddr)
         if number == errno.EINPROGRESS and _LINUX:
@@ -141,6 +141,14 @@ def _connecting(sock: socket.socket, info: AddressInfo, options: DialOptions) ->
     if number in _CONNECTED:
         return _settled(sock, info)
     return _Begun(sock if number in _PENDING else None, number, phase)
+
+
+def _bindable(address: tuple[str, int]) -> tuple[Any, ...]:
+    """A local address as bind(2) takes it: an IPv6 interface goes in as a number (ipv6(7))."""
+    host, percent, scope = address[0].partition("%")
+    if not percent:
+        return address
+    return host, address[1], 0, int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
 
 
 def _settled(sock: socket.socket, info: AddressInfo) -> _Begun:
