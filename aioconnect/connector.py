@@ -7,10 +7,11 @@ exist, nothing above looks at an errno.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -190,22 +191,23 @@ class Connector:
 
     # -- One call ------------------------------------------------------------------------------------------------
 
-    async def _call(self, finish: _Finish[T], timeout: float | None, options: DialOptions | None = None) -> T:
+    def _call(
+        self, finish: _Finish[T], timeout: float | None, options: DialOptions | None = None
+    ) -> Coroutine[Any, Any, T]:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
         total = self.policy.timeout
         if timeout is not None:
             total = _smaller(timeout, total)
-        chosen = self._options if options is None else options
-
-        def attempt(limit: float, source: Source, number: int) -> Awaitable[T]:
-            return self._attempt(finish, chosen, limit, source, number)
-
+        attempt = functools.partial(self._attempt, finish, self._options if options is None else options)
         if not self.observers:
-            return await retry(self.policy, attempt, total, endpoint=self._name)
+            return retry(self.policy, attempt, total, endpoint=self._name)
+        return self._observed(retry(self.policy, attempt, total, self._retrying, self._name))
+
+    async def _observed(self, call: Coroutine[Any, Any, T]) -> T:
         try:
-            return await retry(self.policy, attempt, total, self._retrying, self._name)
+            return await call
         except Exception as exc:
             self._tell(GaveUp(self._name, exc))
             raise

@@ -91,9 +91,12 @@ async def dial_addresses(
     network = getattr(loop, "network", socket)
     began = loop.time()
     first = _begin(network, addresses[0], options)
-    if first.sock is not None and first.number == 0:
+    # The machinery of a race is for dials that are not over at once, and for those with somewhere else to go.
+    if first.sock is None:
+        if len(addresses) == 1:
+            raise _failure(first, addresses[0], options, loop.time() - began)
+    elif first.number == 0:
         return first.sock, addresses[0]
-    # Only now the machinery of a race: a dial that is over at once does without.
     return await _Dial(loop, network, addresses, options).run(first, began, limit, source, policy)
 
 
@@ -112,13 +115,14 @@ def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:
         sock = network.socket(info.family, info.type | _NONBLOCK, info.proto)
     except OSError as exc:
         return _Begun(None, exc.errno or 0, "socket", str(exc))
-    begun = _Begun(None, 0, "socket")
     try:
         begun = _connecting(sock, info, options)
-        return begun
-    finally:
-        if begun.sock is None:
-            sock.close()
+    except BaseException:
+        sock.close()
+        raise
+    if begun.sock is None:
+        sock.close()
+    return begun
 
 
 def _connecting(sock: socket.socket, info: AddressInfo, options: DialOptions) -> _Begun:
@@ -166,6 +170,20 @@ def _settled(sock: socket.socket, info: AddressInfo) -> _Begun:
             # Reset already: macOS then has no peer to name.
             return _Begun(None, exc.errno or errno.ECONNRESET, "connect")
     return _Begun(sock, 0, "connect")
+
+
+def _failure(begun: _Begun, info: AddressInfo, options: DialOptions, elapsed: float) -> NetworkError:
+    """The error of one address."""
+    local = options.local_addr
+    return errors.typed(
+        codes.code_of(begun.number) if begun.number else "UNKNOWN",
+        begun.phase,
+        info.sockaddr,
+        begun.number or None,
+        strerror=begun.words if begun.number in (0, errno.ECONNREFUSED) else None,
+        port_given=local is not None and local[1] != 0,
+        elapsed=elapsed,
+    )
 
 
 class _Dial:
@@ -247,17 +265,7 @@ class _Dial:
 
     def _fail(self, number: int, begun: _Begun, began: float) -> None:
         now = self.loop.time()
-        address = self.addresses[number].sockaddr
-        local = self.options.local_addr
-        self.failures[number] = errors.typed(
-            codes.code_of(begun.number) if begun.number else "UNKNOWN",
-            begun.phase,
-            address,
-            begun.number or None,
-            strerror=begun.words if begun.number in (0, errno.ECONNREFUSED) else None,
-            port_given=local is not None and local[1] != 0,
-            elapsed=now - began,
-        )
+        self.failures[number] = _failure(begun, self.addresses[number], self.options, now - began)
         self.race.fail(now)
 
     def _writable(self, sock: socket.socket) -> None:
