@@ -611,9 +611,10 @@ _BY_WORDS: tuple[tuple[str, str, codes.Phase], ...] = (
 
 _HERRORS = MappingProxyType({1: "EAI_NONAME", 2: "EAI_AGAIN", 3: "EAI_FAIL", 4: "EAI_NODATA"})
 
-_NUMBER_IN_TEXT = re.compile(r"\[(?:Errno|WinError) (-?\d+)\]")
-_BIND_IN_TEXT = re.compile(r"bind on address \(.*?, (\d+)")
-_ADDRESS_IN_TEXT = re.compile(r"Connect call failed (\(.+\))$")
+# How asyncio puts several into one text: "[Errno 111] Connect call failed ('::1', 80, 0, 0), [Errno 101] ...".
+_NUMBER_IN_TEXT = re.compile(r"\[(Errno|WinError) (\d+)\](?: Connect call failed (\([^)]*\)))?")
+_BIND_IN_TEXT = re.compile(r"bind on address (\([^)]*\))")
+_ADDRESS_IN_TEXT = re.compile(r"Connect call failed (\([^)]*\))$")
 _OPENSSL_REASON = re.compile(r"^\[\w+: (\w+)\]")
 _OPENSSL_FRAME = re.compile(r"^\[[^\]]*\]\s*|\s*\(_ssl\.c:\d+\)$")  # "[SSL: REASON] words (_ssl.c:1006)"
 
@@ -707,51 +708,66 @@ def _rephased(exc: NetworkError, phase: codes.Phase, address: Address, fields: d
     """What a nested connection's error means to the one being prepared; elsewhere it keeps its own place."""
     if phase not in ("tls", "prepare"):
         return exc
+    if isinstance(exc, ConnectionTLSError):
+        fields |= {"reason": exc.reason, "library": exc.library}
+        words = exc.description
+        return _tls_class(exc.code)(exc.errno, words, code=exc.code, phase=phase, address=address, **fields)
     if isinstance(exc, ConnectionLost):
-        if isinstance(exc, ConnectionTLSError):
-            fields |= {"reason": exc.reason, "library": exc.library}
         code = "ECONNRESET" if isinstance(exc, PeerClosed) else exc.code
         return typed(code, phase, address, exc.errno, strerror=exc.description, **fields)
     if exc.phase == phase and exc.address == address:
         return exc
-    if isinstance(exc, NotReady):
-        return exc.replaced(phase=phase, address=address, **fields)
-    return exc.replaced(phase=phase, address=address, strerror=None, _member=exc.member, **fields)
+    if phase == "prepare" and isinstance(exc, ConnectTimeout) and exc.source == "call":
+        # The limit of a call made inside the hook: to the one around it, that attempt took too long.
+        fields.setdefault("source", "attempt")
+    return exc.replaced(phase=phase, address=address, _member=exc.member, **fields)
 
 
 def _from_ssl(exc: ssl.SSLError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
-    words = _OPENSSL_FRAME.sub("", exc.strerror or str(exc))
-    named = _OPENSSL_REASON.match(exc.strerror or "")
+    text = str(exc.strerror or " ".join(map(str, exc.args)))
+    words = _OPENSSL_FRAME.sub("", text)
+    named = _OPENSSL_REASON.match(text)
     reason: str | None = getattr(exc, "reason", None) or (named[1] if named else None)
-    code = reason
-    if code is None and isinstance(exc, ssl.SSLZeroReturnError):
-        code = "ZERO_RETURN"
-    elif code is None and isinstance(exc, ssl.SSLEOFError):
-        code = "UNEXPECTED_EOF_WHILE_READING"
-    elif code is None:
-        # CPython's table lacks the newer alerts: the name is then only in OpenSSL's words.
-        alert = words.startswith(("tls", "sslv3 alert"))
-        code = words.upper().replace(" ", "_") if alert else "TLS_FAILURE"
-    row = codes.row_of(code, "tls")
+    code = reason or _tls_code(exc, words)
+    if phase == "connect":
+        phase = "tls"
     if phase == "use":
         cls: type[NetworkError] = ConnectionTLSError
     elif isinstance(exc, ssl.SSLCertVerificationError):
         cls = CertificateRejected
-        words = getattr(exc, "verify_message", words)
+        words = getattr(exc, "verify_message", "") or words
         fields |= {"verify_code": getattr(exc, "verify_code", 0), "verify_message": words}
     else:
-        found = class_of(row)
-        cls = found if issubclass(found, TLSError) else TLSHandshakeFailed
+        cls = _tls_class(code)
     if cls is NotTLS:
         words = f"the peer does not speak TLS on that port ({words})"
     fields |= {"reason": reason, "library": getattr(exc, "library", None)}
     return cls(exc.errno, words, code=code, phase=phase, address=address, **fields)
 
 
+def _tls_code(exc: ssl.SSLError, words: str) -> str:
+    """The code of an error without a reason."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return "CERTIFICATE_VERIFY_FAILED"
+    if isinstance(exc, ssl.SSLZeroReturnError):
+        return "ZERO_RETURN"
+    if isinstance(exc, ssl.SSLEOFError):
+        return "UNEXPECTED_EOF_WHILE_READING"
+    # CPython's table lacks the newer alerts: the name is then only in OpenSSL's words.
+    return words.upper().replace(" ", "_") if words.startswith(("tls", "sslv3 alert")) else "TLS_FAILURE"
+
+
+def _tls_class(code: str) -> type[NetworkError]:
+    """The class for a reason, those that no table knows included."""
+    found = class_of(codes.row_of(code, "tls"))
+    return found if issubclass(found, TLSError) else TLSHandshakeFailed
+
+
 def _from_resolver(exc: OSError, address: Address, fields: dict[str, Any]) -> NetworkError:
-    table = codes.EAI if isinstance(exc, socket.gaierror) else _HERRORS
-    code = table.get(exc.errno or 0, "EAI_FAIL")
-    words = exc.strerror.lower() if exc.strerror else None
+    words = str(exc.strerror).lower() if exc.strerror else None
+    if isinstance(exc, socket.herror):
+        return typed(_HERRORS.get(exc.errno or 0, "EAI_FAIL"), "resolve", address, strerror=words, **fields)
+    code = codes.EAI.get(exc.errno or 0, "EAI_FAIL")
     return typed(code, "resolve", address, exc.errno, strerror=words, **fields)
 
 
@@ -761,18 +777,32 @@ def _from_oserror(exc: OSError, phase: codes.Phase, address: Address, fields: di
     if winerror is not None and winerror in codes.WINERRORS:
         code = codes.WINERRORS[winerror]
         number = codes.number_of(code)
-    elif number is not None:
-        code = codes.code_of(number)
-    else:
+    elif number is None:
         return _from_unnumbered(exc, phase, address, fields)
-    words = exc.strerror or ""
+    elif number < 0 and number in codes.EAI:
+        # No errno is negative: a gaierror that a library has put into an exception of its own.
+        return _from_resolver(exc, address, fields)
+    else:
+        code = codes.code_of(number)
+    words = str(exc.strerror or "")
     if phase == "connect" and (bound := _BIND_IN_TEXT.search(words)):
-        phase = "bind"
-        fields["port_given"] = bound[1] != "0"
-    if address is None and (named := _ADDRESS_IN_TEXT.match(words)):
-        with contextlib.suppress(ValueError, SyntaxError):
-            address = ast.literal_eval(named[1])
+        phase, local = "bind", _address_in(bound[1])
+        fields["port_given"] = local is None or local[1] != 0
+        address = address or local
+    elif address is None and (named := _ADDRESS_IN_TEXT.match(words)):
+        address = _address_in(named[1])
     return typed(code, phase, address, number, **fields)
+
+
+def _address_in(text: str) -> tuple[Any, ...] | None:
+    """An address as asyncio prints it; ``None`` if it is none."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        match ast.literal_eval(text):
+            case (str(), int(), *_) as address:
+                return cast("tuple[Any, ...]", address)
+            case _:
+                pass
+    return None
 
 
 def _from_unnumbered(exc: OSError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
@@ -795,11 +825,13 @@ def _from_builtin(code: str, words: str, phase: codes.Phase, address: Address, f
 
 def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     """The last resort: numbers that only the text has kept, as in ``"Multiple exceptions: [Errno 111] ..."``."""
-    numbers = [int(number) for number in _NUMBER_IN_TEXT.findall(words)]
-    if numbers:
-        errors = tuple(typed(codes.code_of(n), phase, address, n, **fields) for n in numbers if n > 0)
-        if errors:
-            return decisive(errors).replaced(errors=errors)
+    errors: list[NetworkError] = []
+    for space, number, place in _NUMBER_IN_TEXT.findall(words):
+        code = codes.WINERRORS.get(int(number)) if space == "WinError" else None
+        at = address or _address_in(place)
+        errors.append(typed(code or codes.code_of(int(number)), phase, at, None if code else int(number), **fields))
+    if errors:
+        return decisive(errors).replaced(errors=tuple(errors))
     for beginning, code, where in _BY_WORDS:
         if beginning in words:
             return typed(code, where, address, strerror=words, **fields)
@@ -809,7 +841,8 @@ def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict
 
 def _from_group(exc: _Group, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError | None:
     errors = tuple(error for each in exc.exceptions if (error := translate(each, phase, address, **fields)) is not None)
-    if not errors:
+    if len(errors) < len(exc.exceptions):
+        # A bug or a cancellation among them must stay what it is.
         return None
     chosen = decisive(errors).replaced(errors=errors)
     chosen.__cause__ = exc
@@ -929,6 +962,9 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
     while queue:
         each = queue.pop(0)
         yield each
+        if isinstance(each, ConfigError):
+            # The file that is missing tells why a setting is wrong, and nothing about a connection.
+            continue
         behind: list[BaseException | None] = [*_members(each), each.__cause__]
         # A KeyError raised while a refused connection was handled is a bug, not a refused connection.
         if type(each).__module__ != "builtins" or isinstance(each, (OSError, EOFError, BaseExceptionGroup)):
