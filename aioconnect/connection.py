@@ -36,6 +36,8 @@ DEFAULT_LIMIT = 2**16
 class Reader(StreamReader):
     """asyncio's ``StreamReader`` whose errors are `ConnectionLost`."""
 
+    # Kept, because uvloop's TLS transport forgets its peer when it closes.
+    address: Address = None
     _buffer: bytearray
     _exception: BaseException | None
     _transport: asyncio.Transport | None
@@ -74,8 +76,7 @@ class Reader(StreamReader):
         self._transport = cast(asyncio.Transport, transport)
 
     def _peer_closed(self, exc: asyncio.IncompleteReadError) -> PeerClosed:
-        address = None if self._transport is None else self._transport.get_extra_info("peername")
-        return PeerClosed(exc.partial, exc.expected, address=address)
+        return PeerClosed(exc.partial, exc.expected, address=self.address)
 
 
 class _LostReader(Reader):
@@ -133,6 +134,11 @@ class Writer(StreamWriter):
         self._protocol.closed_here = True
         self._transport.abort()
 
+    def lost(self, exc: Exception | None) -> None:
+        """Let the streams know of a loss that the loop keeps to itself, as it does when an upgrade to TLS fails."""
+        if self._protocol.lost is None:
+            self._protocol.connection_lost(exc)
+
 
 class _Protocol(StreamReaderProtocol):
     """asyncio's stream protocol; the place where the loop tells of a loss."""
@@ -183,7 +189,7 @@ def streams(loop: asyncio.AbstractEventLoop, limit: int, address: Address) -> tu
     """A reader and the protocol that feeds it, for a transport that is about to be made."""
     reader = Reader(limit, loop)
     protocol = _Protocol(reader, loop=loop)
-    protocol.address = address
+    reader.address = protocol.address = address
     return reader, protocol
 
 
@@ -284,10 +290,15 @@ class Connection:
             )
         except Exception as exc:
             self.abort()
-            error = errors.translate(exc, "tls", self.peername)
+            self.writer.lost(exc)
+            error = errors.translate(exc, "tls", self.reader.address)
             if error is None:
                 raise
             raise error from exc
+        except BaseException:
+            self.abort()
+            self.writer.lost(None)
+            raise
         self.reader.carried_by(self.writer.transport)
 
     def is_usable(self) -> bool:

@@ -7,6 +7,7 @@ exist, nothing above looks at an errno.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
 import socket
@@ -25,7 +26,7 @@ from aioconnect.hosts import Target, ascii_host
 from aioconnect.policy import Policy
 from aioconnect.race import interleaved
 from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, wait_until
-from aioconnect.retrying import Source, bounded, retry
+from aioconnect.retrying import TICK, Source, bounded, retry
 from aioconnect.tls import ContextCache
 from aioconnect.validation import Problems, check_duration, check_integer
 
@@ -320,7 +321,9 @@ class Connector:
             else:
                 made = await create(factory, sock=sock, **self._tls_arguments(self._contexts, info, limit, source))
             if not self.endpoint.nodelay and self.endpoint.path is None:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+                # After the hand-over, since both loops switch it on; a socket that died meanwhile says so itself.
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
             return made
         except asyncio.CancelledError:
             sock.close()
@@ -333,6 +336,9 @@ class Connector:
             error = errors.translate(exc, "tls" if self._contexts else "connect", info.sockaddr)
             if error is None or error is exc:
                 raise
+            if isinstance(error, ConnectTimeout):
+                # The loop's handshake timer ran out: on whose limit it was set, only the clock tells.
+                error.source = source if loop.time() >= limit - TICK else "attempt"
             raise error from exc
         raise errors.typed("ECANCELED", "tls" if self._contexts else "connect", info.sockaddr)
 
@@ -374,6 +380,8 @@ class Connector:
             self._resolver.forget(query)
         loop = asyncio.get_running_loop()
         if isinstance(exc, NetworkError):
+            if exc.elapsed is None:
+                exc.elapsed = loop.time() - began
             self._last_error = exc
             self._failures[exc.code] = self._failures.get(exc.code, 0) + 1
             self._lost_attempts += 1

@@ -30,7 +30,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, Self, cast
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
 from aioconnect import codes, explaining
 
@@ -93,6 +93,8 @@ __all__ = (
 
 Address = tuple[Any, ...] | str | bytes | None
 """A socket address as the ``socket`` module has it, ``(host, port)`` of a name, or the path of a UNIX socket."""
+
+_Made = TypeVar("_Made", bound="NetworkError")
 
 StopReason = Literal["permanent", "attempts", "timeout", "stop", "circuit", "budget"]
 
@@ -241,9 +243,7 @@ class NetworkError(AioconnectError, OSError):
 
     def replaced(self, **fields: Any) -> Self:
         """A new error of the same class with some fields changed; it has no traceback and no cause."""
-        new = type(self).__new__(type(self), *self.args)
-        OSError.__init__(new, *self.args)
-        new.__dict__.update(self.__dict__)
+        new = _made(type(self), self.args, self.__dict__)
         new.__dict__.pop("_notes", None)
         new.__dict__.update(fields)
         return new
@@ -252,12 +252,18 @@ class NetworkError(AioconnectError, OSError):
         return _restore, (type(self), self.args, self.__dict__, _picklable(self.__cause__))
 
 
-def _restore(
-    cls: type[NetworkError], args: tuple[Any, ...], fields: dict[str, Any], cause: BaseException | None
-) -> NetworkError:
+def _made(cls: type[_Made], args: tuple[Any, ...], fields: Mapping[str, Any]) -> _Made:
+    """An error with just these fields: nothing is worked out as `NetworkError.__init__` does it."""
     new = cls.__new__(cls, *args)
     OSError.__init__(new, *args)
     new.__dict__.update(fields)
+    return new
+
+
+def _restore(
+    cls: type[NetworkError], args: tuple[Any, ...], fields: dict[str, Any], cause: BaseException | None
+) -> NetworkError:
+    new = _made(cls, args, fields)
     if cause is not None:
         new.__cause__ = cause
     return new
@@ -418,7 +424,7 @@ class NameResolutionError(ConnectError, socket.gaierror):
 
     code = "EAI_FAIL"
     text = "the name could not be resolved"
-    phase = "resolve"
+    phase: codes.Phase = "resolve"
 
     def _code_of(self, number: int, /) -> str:
         return codes.EAI.get(number, self.code)
@@ -446,7 +452,7 @@ class TLSError(ConnectError, ssl.SSLError):
 
     code = "TLS_FAILURE"
     text = "the TLS handshake failed"
-    phase = "tls"
+    phase: codes.Phase = "tls"
     reason: str = ""
     library: str = ""
     verify_code: int = 0
@@ -479,7 +485,7 @@ class NotReady(ConnectError):
 
     code = "NOT_READY"
     text = "not ready yet"
-    phase = "prepare"
+    phase: codes.Phase = "prepare"
 
 
 class CircuitOpen(ConnectError):
@@ -490,7 +496,7 @@ class CircuitOpen(ConnectError):
 
     code = "CIRCUIT_OPEN"
     text = "the circuit is open"
-    phase = "wait"
+    phase: codes.Phase = "wait"
     since: float | None = None
     retry_in: float | None = None
 
@@ -500,7 +506,7 @@ class PoolTimeout(ConnectError, TimeoutError):
 
     code = "POOL_TIMEOUT"
     text = "no connection became free in time"
-    phase = "pool"
+    phase: codes.Phase = "pool"
 
 
 class PoolFull(ConnectError):
@@ -508,13 +514,13 @@ class PoolFull(ConnectError):
 
     code = "POOL_FULL"
     text = "too many callers are waiting"
-    phase = "pool"
+    phase: codes.Phase = "pool"
 
 
 class ConnectionLost(NetworkError, ConnectionError):
     """An established connection is dead. Reconnecting is safe, resending is the caller's decision."""
 
-    phase = "use"
+    phase: codes.Phase = "use"
 
 
 class PeerClosed(ConnectionLost, asyncio.IncompleteReadError):
@@ -662,14 +668,11 @@ def typed(
     ConnectRefused('connect 10.0.0.7:5432: [ECONNREFUSED] connection refused')
     """
     row = codes.row_of(code, phase, address, port_given=port_given)
-    cls = class_of(row, phase)
-    if "@" in row.member:
-        fields["_member"] = row.member
-    error = cls.__new__(cls)
-    NetworkError.__init__(
-        error, number, fields.pop("strerror", None), **fields, code=code, phase=phase, address=address
-    )
-    return error
+    if number is None:
+        number = codes.number_of(code)
+    words = fields.pop("strerror", None)
+    fields |= {"code": code, "phase": phase, "address": address, "_member": row.member}
+    return _made(class_of(row, phase), (number, words), fields)
 
 
 def translate(
@@ -816,7 +819,10 @@ def _from_unnumbered(exc: OSError, phase: codes.Phase, address: Address, fields:
 def _from_builtin(code: str, words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     """What asyncio makes itself: a class without a number, sometimes with words."""
     if words.startswith("SSL handshake is taking longer"):
-        phase, code = "tls", "ETIMEDOUT"
+        code, words = "ETIMEDOUT", "the TLS handshake was not done in time"
+        phase = "tls" if phase == "connect" else phase
+    elif phase == "tls" and not words:
+        words = "the peer closed the connection during the TLS handshake"
     if code == "ETIMEDOUT" and phase != "use":
         # The kernel's own always has its number, so this is somebody's timer.
         fields.setdefault("source", "attempt")
