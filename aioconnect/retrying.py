@@ -128,21 +128,28 @@ class Call:
         """Record a failed attempt: the seconds to sleep before the next, or ``None`` with ``stop_reason`` set."""
         self.now = now
         self.count += 1
-        known = self._record(error, began)
-        rules, state = self.rules, self.state
+        known = _known(error)
+        if known is not None:
+            self.last = known
+        state = self.state
         state.attempt_number = self.count
         state.outcome_timestamp = now
         state.outcome = cast(Any, _Outcome(error, self.count))
         self.stop_reason = self._reason(error if known is None else known)
-        if self.stop_reason is not None:
-            return None
-        pause, left = state.upcoming_sleep, self.deadline - now
+        pause = self._pause() if self.stop_reason is None else None
+        if len(self.attempts) == _KEPT:
+            del self.attempts[1]
+        self.attempts.append(Attempt(self.count, began - self.started, now - began, known, pause or 0.0))
+        return pause
+
+    def _pause(self) -> float:
+        state, left = self.state, self.deadline - self.now
+        pause = state.upcoming_sleep
         if pause >= left:
             # One more attempt, with room to succeed: half of what is left, but not more than it may use.
             self.final = True
-            pause = left - min(left / 2, rules.attempt_timeout or math.inf)
+            pause = left - min(left / 2, self.rules.attempt_timeout or math.inf)
         state.idle_for += pause
-        self.attempts[-1] = self.attempts[-1]._replace(slept=pause)
         return pause
 
     def _reason(self, error: Exception) -> StopReason | None:
@@ -159,18 +166,6 @@ class Call:
         if rules.stop is not None and rules.stop(state):
             return "stop"
         return "timeout" if self.final or late else None
-
-    def _record(self, error: Exception, began: float) -> NetworkError | None:
-        known = error if isinstance(error, NetworkError) else translate(error)
-        if known is None and (failure := classify(error)):
-            known = failure.error
-        if known is not None:
-            self.last = known
-            _forget_frames(known)
-        if len(self.attempts) == _KEPT:
-            del self.attempts[1]
-        self.attempts.append(Attempt(self.count, began - self.started, self.now - began, known))
-        return known
 
     async def sleep(self, pause: float) -> None:
         """Sleep; a cancellation meanwhile has the last error as its context, where `classify` finds it."""
@@ -238,8 +233,21 @@ def _was_cut(error: Exception) -> bool:
     return any(isinstance(each, ConnectTimeout) and each.source == "call" for each in (error, *error.errors))
 
 
+def _known(error: Exception) -> NetworkError | None:
+    """What is recorded of an error, if it says anything about a connection."""
+    known = error if isinstance(error, NetworkError) else translate(error)
+    if known is None and (failure := classify(error)):
+        known = failure.error
+    if known is not None:
+        _forget_frames(known)
+    return known
+
+
 def _forget_frames(error: BaseException) -> None:
     """Recorded errors live long: they must not keep frames, and the sockets in them, alive."""
+    error.__traceback__ = None
+    if error.__cause__ is None and error.__context__ is None:
+        return
     queue, seen = [error], {id(error)}
     while queue:
         each = queue.pop()
