@@ -26,7 +26,7 @@ from aioconnect.hosts import Target, ascii_host
 from aioconnect.policy import Policy
 from aioconnect.race import interleaved
 from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, wait_until
-from aioconnect.retrying import TICK, Source, bounded, retry
+from aioconnect.retrying import TICK, Source, attempt_limit, bounded, retry
 from aioconnect.tls import ContextCache
 from aioconnect.validation import Problems, check_duration, check_integer
 
@@ -213,11 +213,12 @@ class Connector:
             self._tell(GaveUp(self._name, exc))
             raise
 
-    async def _attempt(self, finish: _Finish[T], options: DialOptions, limit: float, source: Source, number: int) -> T:
+    async def _attempt(self, finish: _Finish[T], options: DialOptions, began: float, deadline: float, number: int) -> T:
         loop = asyncio.get_running_loop()
         if not self._gate.enter():
-            await self._gate.admitted(limit, source)
-        began = loop.time()
+            await self._gate.admitted(deadline)
+            began = loop.time()
+        limit, source = attempt_limit(self.policy, began, deadline)
         self._attempts += 1
         if self.observers:
             self._tell(AttemptStarted(self._name, number))
@@ -436,12 +437,12 @@ class _Gate:
         self.inside += 1
         return True
 
-    async def admitted(self, limit: float, source: Source) -> None:
+    async def admitted(self, deadline: float) -> None:
         """Wait in line until a loop time. Raises `ConnectTimeout`, phase ``"wait"``."""
         place: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.line.append(place)
         try:
-            if await wait_until(place, limit):
+            if await wait_until(place, deadline):
                 return
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.result() is _ADMITTED:
@@ -451,7 +452,7 @@ class _Gate:
         finally:
             if place in self.line:
                 self.line.remove(place)
-        raise ConnectTimeout(None, "too many connects under way", phase="wait", source=source)
+        raise ConnectTimeout(None, "too many connects under way", phase="wait", source="call")
 
     def leave(self) -> None:
         """Give the slot to the first in line who still waits."""

@@ -15,7 +15,7 @@ from tenacity import RetryCallState
 from aioconnect.backoff import Backoff
 from aioconnect.errnoset import LOCAL, TRANSIENT, Entry, ErrnoSet
 from aioconnect.errors import ConfigError
-from aioconnect.retrying import bounded, retry
+from aioconnect.retrying import attempt_limit, bounded, retry
 from aioconnect.validation import Problems, check_integer, check_optional_duration
 
 __all__ = ("Policy", "retry_if_code")
@@ -99,7 +99,11 @@ class Policy:
 
             pool = await policy.call(asyncpg.create_pool, dsn)
         """
-        return retry(self, lambda limit, source, _number: bounded(fn(*args, **kwargs), limit, source), self.timeout)
+
+        def attempt(began: float, deadline: float, _number: int) -> Coroutine[Any, Any, T]:
+            return bounded(fn(*args, **kwargs), *attempt_limit(self, began, deadline))
+
+        return retry(self, attempt, self.timeout)
 
     def wraps(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """A decorator: the coroutine function, called through `call`.

@@ -18,7 +18,7 @@ from tenacity import BaseRetrying, RetryCallState
 
 from aioconnect.errors import Attempt, ConnectTimeout, NetworkError, StopReason, classify, translate
 
-__all__ = ("TICK", "Call", "Rules", "Source", "bounded", "retry")
+__all__ = ("TICK", "Call", "Rules", "Source", "attempt_limit", "bounded", "retry")
 
 T = TypeVar("T")
 
@@ -65,28 +65,24 @@ class Rules(Protocol):
 
 async def retry(
     rules: Rules,
-    attempt: Callable[[float, Source, int], Awaitable[T]],
+    attempt: Callable[[float, float, int], Awaitable[T]],
     timeout: float | None,
     before_sleep: BeforeSleep | None = None,
     endpoint: str | None = None,
 ) -> T:
-    """Await ``attempt(limit, source, number)`` until it succeeds or the rules say stop.
+    """Await ``attempt(began, deadline, number)`` until it succeeds or the rules say stop.
 
-    ``timeout`` is in seconds, for everything. ``limit`` is the loop time by which an attempt has to end, which the
-    attempt sees to. Raises a new `NetworkError` from the last recorded one, or a foreign exception as it came.
+    ``timeout`` is in seconds, for everything; ``deadline`` the loop time at which it ends. The attempt sees to its
+    own limits, with `attempt_limit`. Raises a new `NetworkError` from the last recorded one, or a foreign exception
+    as it came.
     """
     now = asyncio.get_running_loop().time
     began = started = now()
     deadline = math.inf if timeout is None else started + timeout
-    each = rules.attempt_timeout
     call: Call | None = None
     while True:
-        limit: float = deadline
-        source: Source = "call"
-        if each is not None and began + each < deadline:
-            limit, source = began + each, "attempt"
         try:
-            return await attempt(limit, source, 1 if call is None else call.count + 1)
+            return await attempt(began, deadline, 1 if call is None else call.count + 1)
         except Exception as exc:  # noqa: BLE001  (what it says is for the rules to decide)
             error = exc
         # Not inside the except block: what is raised below would get the raw error, and its frames, as context.
@@ -103,6 +99,14 @@ async def retry(
             before_sleep(call.last, pause, call.count)
         await call.sleep(pause)
         began = now()
+
+
+def attempt_limit(rules: Rules, began: float, deadline: float) -> tuple[float, Source]:
+    """The loop time by which an attempt has to end, and whose limit that is."""
+    each = rules.attempt_timeout
+    if each is not None and began + each < deadline:
+        return began + each, "attempt"
+    return deadline, "call"
 
 
 class Call:
