@@ -16,7 +16,15 @@ from types import MappingProxyType
 from aioconnect import codes
 from aioconnect.explanations import CERTIFICATE_PROBLEMS, EXPLANATIONS, Explanation
 
-__all__ = ("explanation_of", "members_in", "members_named", "members_numbered", "sheet", "unknown")
+__all__ = (
+    "certificate_problem",
+    "explanation_of",
+    "members_in",
+    "members_named",
+    "members_numbered",
+    "sheet",
+    "unknown",
+)
 
 _WIDTH = 88
 _MARGIN = 13
@@ -326,7 +334,7 @@ def sheet(member: str, *, number: int | None = None, words: str = "") -> str:
     place = _PLACES.get(member, "")
     meaning = f"{row.code}{f', {place},' if place else ''}"
     lines = _wrapped(entry.meaning, f"{meaning.rstrip(',')}: ", "  ")
-    if problem := _certificate_problem(member, words):
+    if member == "CERTIFICATE_VERIFY_FAILED" and (problem := certificate_problem(words)):
         lines += _item("here", problem)
     lines += _item("number", _numbers(row.code, number))
     lines += _item("raised as", _raised(row))
@@ -380,9 +388,12 @@ def _raised(row: codes.Row) -> str:
     return f"{row.establishing} while connecting, {row.in_use} on an established connection"
 
 
-def _certificate_problem(member: str, words: str) -> str:
-    if member != "CERTIFICATE_VERIFY_FAILED":
-        return ""
+def certificate_problem(words: str) -> str:
+    """What OpenSSL's words about a certificate mean; empty if they are none of the usual ones.
+
+    >>> certificate_problem("certificate has expired")
+    'it has expired, or the clock of this host is wrong'
+    """
     words = words.lower()
     return next((meaning for said, meaning in CERTIFICATE_PROBLEMS.items() if said in words), "")
 
