@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Generator
-from types import coroutine
+from types import CoroutineType, coroutine
 from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
 
 from tenacity import BaseRetrying, RetryCallState
 
-from aioconnect.errors import Attempt, ConnectTimeout, NetworkError, StopReason, classify, translate
+from aioconnect.codes import Phase
+from aioconnect.errors import Address, Attempt, ConnectTimeout, NetworkError, StopReason, classify, translate
 
 __all__ = ("TICK", "Call", "Rules", "Source", "attempt_limit", "bounded", "retry")
 
@@ -30,6 +31,8 @@ BeforeSleep = Callable[[NetworkError | None, float, int], None]
 
 TICK = 0.002
 """Seconds by which a timer may fire early: uvloop's clock counts whole milliseconds."""
+
+_Steps = Generator[Any, Any, T]
 
 _KEPT = 16
 """`Attempt` records a call keeps: the first one and the last fifteen, for an outage may last for days."""
@@ -262,38 +265,40 @@ def _forget_frames(error: BaseException) -> None:
                 queue.append(behind)
 
 
-async def bounded(awaitable: Awaitable[T], limit: float, source: Source, **fields: Any) -> T:
-    """Await something foreign until a loop time. Raises `ConnectTimeout`, with those fields, when that passes.
+async def bounded(
+    awaitable: Awaitable[T], limit: float, source: Source, phase: Phase = "connect", address: Address = None
+) -> T:
+    """Await something foreign until a loop time. Raises `ConnectTimeout`, with that place, when that passes.
 
     The timer is armed only once the awaitable suspends, since ``asyncio.timeout`` costs several microseconds. What
     ends in time but only because it swallowed the cancellation is late all the same.
     """
-    if limit == math.inf:
-        return await awaitable
-    steps = awaitable.__await__()
+    # A coroutine takes its first step as it is; its `__await__` would only put an object around it.
+    steps = cast("_Steps[T]", awaitable if type(awaitable) is CoroutineType else awaitable.__await__())
     try:
-        first = next(steps)
+        first = steps.send(None)
     except StopIteration as end:
         return cast(T, end.value)
-    timer = asyncio.timeout_at(limit)
+    timer = asyncio.timeout_at(None if limit == math.inf else limit)
     try:
         async with timer:
             result = await _resumed(first, steps)
     except TimeoutError as exc:
         if not timer.expired():
             raise
-        raise _expired(source, fields) from exc
+        raise _expired(source, phase, address) from exc
     if timer.expired():
-        raise _expired(source, fields)
+        raise _expired(source, phase, address)
     return result
 
 
-def _expired(source: Source, fields: dict[str, Any]) -> ConnectTimeout:
-    return ConnectTimeout(None, f"not done within the {source}'s time limit", source=source, **fields)
+def _expired(source: Source, phase: Phase, address: Address) -> ConnectTimeout:
+    words = f"not done within the {source}'s time limit"
+    return ConnectTimeout(None, words, source=source, phase=phase, address=address)
 
 
 @coroutine
-def _resumed(first: Any, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+def _resumed(first: Any, steps: _Steps[T]) -> Generator[Any, Any, T]:
     """``yield from`` for an iterator that has been started already (PEP 380 spells it out)."""
     value, sent = first, None
     while True:
