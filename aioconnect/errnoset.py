@@ -1,7 +1,7 @@
 """Sets of errors to retry on: immutable, combinable, and unable to hold a typo.
 
 >>> from aioconnect.errors import ConnectRefused
->>> retry_on = TRANSIENT | {"EAI_NONAME"} - {ConnectionResetError}
+>>> retry_on = (TRANSIENT | {"EAI_NONAME"}) - {ConnectionResetError}
 >>> ConnectRefused() in retry_on
 True
 """
@@ -9,12 +9,13 @@ True
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from typing import cast
 
 from aioconnect import codes, errors
 from aioconnect.errors import ConfigError, NetworkError
-from aioconnect.validation import did_you_mean
+from aioconnect.validation import did_you_mean, shown
 
 __all__ = ("DENIED", "LOCAL", "STARTING", "TRANSIENT", "ErrnoSet")
 
@@ -27,7 +28,8 @@ class ErrnoSet:
     Takes code names (``"ECONNREFUSED"``, ``"EAI_AGAIN"``, ``"CERTIFICATE_VERIFY_FAILED"``), errno numbers of this
     system, exception classes and other sets, and so do its operators ``|``, ``-`` and ``&``. Where one errno means
     different things by phase or family, the set has a member for each, such as ``"EACCES@inet"``, and the plain
-    name stands for all of them. Our own error classes become the members they are raised for.
+    name stands for all of them. Our own error classes become the members they are raised for, but for those that
+    are also raised for codes without a row, such as `ConnectError`.
 
     Raises `ConfigError` for a name, a number or a thing that can be no error.
 
@@ -54,22 +56,34 @@ class ErrnoSet:
 
     def __contains__(self, item: object) -> bool:
         if isinstance(item, NetworkError):
-            # A foreign class also knows its own behind the typed error that was made of it.
-            return item.member in self.members or (
-                bool(self.classes) and any(isinstance(each, self.classes) for each in (item, item.__cause__))
-            )
-        if isinstance(item, BaseException):
+            return item.member in self.members or (bool(self.classes) and self._has_class_of(item))
+        if isinstance(item, Exception):
             if isinstance(item, self.classes):
                 return True
             failure = errors.classify(item)
-            return failure is not None and failure.error.member in self.members
+            return failure is not None and failure.error in self
         if isinstance(item, (str, int, type)):
             members, classes = _normalised(item)
-            return members <= self.members and all(self._covers(cls) for cls in classes)
+            return all(map(self._covers, members)) and all(map(self._covers, classes))
+        # A cancellation is in no set, whatever error was being handled when it came.
         return False
 
-    def _covers(self, cls: type[BaseException]) -> bool:
-        return issubclass(cls, self.classes)
+    def _has_class_of(self, error: NetworkError) -> bool:
+        """Whether a class of the set is the error's own, or that of what it was made of: a foreign class, usually."""
+        seen: set[int] = set()
+        each: BaseException | None = error
+        while isinstance(each, NetworkError) and id(each) not in seen:
+            if isinstance(each, self.classes):
+                return True
+            seen.add(id(each))
+            each = each.__cause__
+        return isinstance(each, self.classes)
+
+    def _covers(self, entry: str | type[BaseException]) -> bool:
+        """Whether a member or a class is in the set, or under a class that is."""
+        if isinstance(entry, str):
+            return entry in self.members or any(_raises(cls, entry) for cls in self.classes)
+        return issubclass(entry, self.classes)
 
     def __or__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         members, classes = _normalised(other)
@@ -79,13 +93,13 @@ class ErrnoSet:
 
     def __sub__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         members, classes = _normalised(other)
-        for cls in self.classes:
-            if members & _members_under(cls):
+        kept = frozenset(cls for cls in self.classes if not issubclass(cls, tuple(classes)))
+        gone = members.union(*map(_members_under, classes))
+        for cls in kept:
+            if _raises(cls, *gone) or any(issubclass(each, cls) for each in classes):
                 raise ConfigError(
                     f"retry_on={cls.__name__}: a class stays whole; name what to leave out in never_retry_on"
                 )
-        gone = members.union(*map(_members_under, classes))
-        kept = frozenset(cls for cls in self.classes if not issubclass(cls, tuple(classes)))
         return _made(self.members - gone, kept)
 
     def __rsub__(self, other: Iterable[Entry]) -> ErrnoSet:
@@ -93,14 +107,15 @@ class ErrnoSet:
 
     def __and__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         theirs = ErrnoSet(other)
-        members = (self.members & theirs._everything()) | (theirs.members & self._everything())
-        mine = {cls for cls in self.classes if theirs._covers(cls)}
-        return _made(members, frozenset(mine | {cls for cls in theirs.classes if self._covers(cls)}))
+        classes = {cls for cls in (*self.classes, *theirs.classes) if self._covers(cls) and theirs._covers(cls)}
+        members = self.members | theirs.members
+        if self.classes and theirs.classes:
+            # Of two classes neither of which is under the other, what is raised as both.
+            members |= {row.member for row in codes.rows() if not any(_raises(cls, row.member) for cls in classes)}
+        both = {member for member in members if self._covers(member) and theirs._covers(member)}
+        return _made(frozenset(both), frozenset(classes))
 
     __rand__ = __and__
-
-    def _everything(self) -> frozenset[str]:
-        return self.members.union(*map(_members_under, self.classes))
 
     def parts(self) -> tuple[frozenset[str], frozenset[type[BaseException]]]:
         """The members of the code table, and the foreign classes."""
@@ -149,7 +164,8 @@ def _made(members: frozenset[str], classes: frozenset[type[BaseException]]) -> E
 def _normalised(entries: object) -> tuple[frozenset[str], frozenset[type[BaseException]]]:
     if isinstance(entries, ErrnoSet):
         return entries.parts()
-    if isinstance(entries, (str, int, type)) or not isinstance(entries, Iterable):
+    # The items of bytes are numbers too.
+    if isinstance(entries, (str, bytes, bytearray, type)) or not isinstance(entries, Iterable):
         entries = (entries,)
     members: set[str] = set()
     classes: set[type[BaseException]] = set()
@@ -165,7 +181,7 @@ def _normalised(entries: object) -> tuple[frozenset[str], frozenset[type[BaseExc
         elif isinstance(entry, int) and not isinstance(entry, bool) and _is_errno(entry):
             members.update(codes.members_of(codes.code_of(entry)))
         else:
-            problems.append(f"retry_on={entry!r}: must be a code name, an errno number or an exception class")
+            problems.append(f"retry_on={shown(entry)}: must be a code name, an errno number or an exception class")
     if problems:
         raise ConfigError(*problems)
     return frozenset(members), frozenset(classes)
@@ -180,7 +196,7 @@ def _add_class(cls: type, members: set[str], classes: set[type[BaseException]], 
     if not issubclass(cls, Exception):
         # CancelledError is none: a cancellation is never retried, whatever a policy says.
         problems.append(f"retry_on={cls.__name__}: must be a subclass of Exception")
-    elif issubclass(cls, NetworkError) and (own := _members_under(cls)):
+    elif issubclass(cls, NetworkError) and not _raises(cls, "TLS_FAILURE", "UNKNOWN") and (own := _members_under(cls)):
         members |= own
     else:
         classes.add(cls)
@@ -188,17 +204,28 @@ def _add_class(cls: type, members: set[str], classes: set[type[BaseException]], 
 
 def _add_code(code: str, members: set[str], problems: list[str]) -> None:
     name = code.partition("@")[0]
-    standing_for = codes.members_of(name) if name in codes.KNOWN else ()
-    if code in (name, *standing_for) and standing_for:
-        members.update(standing_for if code == name else (code,))
+    if name in codes.KNOWN or re.fullmatch("ERRNO_[1-9][0-9]{0,3}", name):
+        standing_for = codes.members_of(name)
+        if code == name:
+            members.update(standing_for)
+        elif code in standing_for:
+            members.add(code)
+        else:
+            right = " or ".join(dict.fromkeys((name, *standing_for)))
+            problems.append(f"retry_on={code!r}: must be {right}")
     else:
-        alike = [known for known in codes.KNOWN if known[:2] == code[:2].upper()]
+        alike = sorted(known for known in codes.KNOWN if known[:2] == code[:2].upper())
         hint = f"; {did_you_mean(code.upper(), alike)}" if alike else ""
-        problems.append(f"retry_on={code!r}: is no known code{hint}")
+        problems.append(f"retry_on={shown(code)}: is no known code{hint}")
+
+
+def _raises(cls: type[BaseException], *members: str) -> bool:
+    """Whether any of these members is raised as a class or a subclass of it; one without a row is a ConnectError."""
+    return any(issubclass(errors.class_of(codes.row(member)), cls) for member in members)
 
 
 def _members_under(cls: type[BaseException]) -> frozenset[str]:
-    """The members that are raised as a class or a subclass of it."""
+    """The members of the table that are raised as a class or a subclass of it."""
     return frozenset(entry.member for entry in codes.rows() if issubclass(errors.class_of(entry), cls))
 
 
