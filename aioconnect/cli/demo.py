@@ -20,7 +20,7 @@ from aioconnect.backoff import Backoff
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errnoset import LOCAL, STARTING, TRANSIENT
-from aioconnect.errors import ConfigError, ConnectError, NetworkError, NotReady, format_address
+from aioconnect.errors import ConfigError, ConnectError, ConnectTimeout, NetworkError, NotReady, format_address
 from aioconnect.events import AttemptFailed, Connected, Event, Retrying
 from aioconnect.policy import Policy
 
@@ -139,7 +139,9 @@ class _Timeline:
     def failure(self, pause: str) -> None:
         """The line of the last failed attempt, now that it is known what follows it."""
         if self.failed is not None and isinstance(error := self.failed.error, NetworkError):
-            what = error.description if error.phase == "connect" else f"{error.phase}: {error.description}"
+            silent = isinstance(error, ConnectTimeout)
+            what = f"silent for {self.failed.elapsed:.1f} s" if silent else error.description
+            what = what if error.phase == "connect" else f"{error.phase}: {what}"
             self.line(self.failed.attempt, format_address(error.address), error.code, pause, what)
 
     def line(self, attempt: int, address: str, code: str, pause: str, what: str) -> None:

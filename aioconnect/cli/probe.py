@@ -154,9 +154,9 @@ def _certificate_text(certificate: Certificate) -> Iterator[str]:
 
 def _left(certificate: Certificate) -> str:
     days = certificate.days_left
-    if days < 0:
-        return f"expired {_days(-days)} ago"
-    return f"{_days(days)} left"
+    if days >= 0:
+        return f"{_days(days)} left"
+    return f"expired {_days(-days - 1)} ago" if days < -1 else "expired less than a day ago"
 
 
 def _days(number: int) -> str:

@@ -36,7 +36,7 @@ class Certificate(NamedTuple):
 
     @property
     def days_left(self) -> int:
-        """Whole days until it expires; negative after that."""
+        """Whole days until it expires; -1 on the first day after that, and so on."""
         return (self.not_after - dt.datetime.now(dt.UTC)).days
 
 
