@@ -6,8 +6,8 @@ that comes back is met by all of them at once. So the cap bounds the exponential
 
 from __future__ import annotations
 
-import math
 import random
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -31,7 +31,8 @@ class Backoff(wait_base):
 
     - ``"full"``: uniform in ``[0, e]``; the least work for a server that comes back.
     - ``"equal"``: ``e / 2`` plus uniform in ``[0, e / 2]``; never a very short wait.
-    - ``"decorrelated"``: uniform in ``[initial, 3 * previous wait]``, capped; ``factor`` plays no part.
+    - ``"decorrelated"``: uniform in ``[initial, min(maximum, 3 * previous wait)]``; ``factor`` plays no part. Where
+      AWS caps what is drawn, two of three clients wait exactly the maximum in the end.
     - ``"none"``: ``e`` exactly. For tests: clients that failed together come back together.
 
     ``uniform(low, high)`` replaces the source of randomness. An object holds no state of a call, so one may be
@@ -77,12 +78,16 @@ class Backoff(wait_base):
         if not callable(uniform):
             problems.add("uniform", uniform, "must be a callable of (low, high)")
         problems.raise_any()
-        fields = {"initial": initial, "maximum": maximum, "factor": factor, "jitter": jitter, "uniform": uniform}
-        for name, setting in fields.items():
+        # Floats overflow, and integers grow: 2 ** attempts takes seconds and megabytes after a day of attempts.
+        numbers = {"initial": float(initial), "maximum": float(maximum), "factor": float(factor)}
+        for name, setting in {**numbers, "jitter": jitter, "uniform": uniform}.items():
             object.__setattr__(self, name, setting)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Backoff is immutable; cannot set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Backoff is immutable; cannot delete {name}")
 
     def __call__(self, retry_state: RetryCallState) -> float:
         """The wait after the attempt that tenacity's state describes, in seconds."""
@@ -91,7 +96,7 @@ class Backoff(wait_base):
     def delay(self, attempt: int, previous: float = 0.0) -> float:
         """The wait after attempt number ``attempt`` (from 1), in seconds; ``previous`` is the wait before it."""
         if self.jitter == "decorrelated":
-            high = 3 * max(self.initial, previous)
+            high = min(self.maximum, 3 * max(self.initial, previous))
             return min(self.maximum, self.uniform(self.initial, high))
         ceiling = self.ceiling(attempt)
         if self.jitter == "full":
@@ -107,7 +112,7 @@ class Backoff(wait_base):
         try:
             return min(self.maximum, self.initial * self.factor ** (attempt - 1))
         except OverflowError:
-            return self.maximum
+            return self.maximum if self.initial else 0.0
 
     def _key(self) -> tuple[object, ...]:
         return self.initial, self.maximum, self.factor, self.jitter, self.uniform
@@ -125,8 +130,9 @@ class Backoff(wait_base):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Backoff, self._key()
+        # `random.uniform` is bound to a generator, whose state would go along: all who load it would draw the same.
+        return Backoff, self._key()[: 4 if self.uniform == random.uniform else 5]
 
 
 def _is_number(value: object, low: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= sys.float_info.max
