@@ -12,9 +12,9 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Generator
 from types import CoroutineType, coroutine
-from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
-from tenacity import BaseRetrying, RetryCallState
+from tenacity import RetryCallState
 
 from aioconnect.codes import Phase
 from aioconnect.errors import Address, Attempt, ConnectTimeout, NetworkError, StopReason, classify, translate
@@ -128,7 +128,8 @@ class Call:
         self.now = started
         self.stop_reason: StopReason | None = None
         # No AsyncRetrying stands behind this state: strategies read the state, and a shared object would mix calls.
-        self.state = RetryCallState(cast(BaseRetrying, None), None, (), {})
+        nobody: Any = None
+        self.state = RetryCallState(nobody, None, (), {})
         self.state.start_time = started
 
     def failed(self, error: Exception, began: float, now: float) -> float | None:
@@ -141,7 +142,8 @@ class Call:
         state = self.state
         state.attempt_number = self.count
         state.outcome_timestamp = now
-        state.outcome = cast(Any, _Outcome(error, self.count))
+        outcome: Any = _Outcome(error, self.count)
+        state.outcome = outcome
         self.stop_reason = self._reason(error if known is None else known)
         pause = self._pause() if self.stop_reason is None else None
         if len(self.attempts) == _KEPT:
@@ -274,11 +276,12 @@ async def bounded(
     ends in time but only because it swallowed the cancellation is late all the same.
     """
     # A coroutine takes its first step as it is; its `__await__` would only put an object around it.
-    steps = cast("_Steps[T]", awaitable if type(awaitable) is CoroutineType else awaitable.__await__())
+    steps: _Steps[T] = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()  # type: ignore[assignment]
     try:
         first = steps.send(None)
     except StopIteration as end:
-        return cast(T, end.value)
+        done: T = end.value
+        return done
     timer = asyncio.timeout_at(None if limit == math.inf else limit)
     try:
         async with timer:
@@ -314,6 +317,7 @@ def _resumed(first: Any, steps: _Steps[T]) -> Generator[Any, Any, T]:
         try:
             value = steps.send(sent) if thrown is None else steps.throw(thrown)
         except StopIteration as end:
-            return cast(T, end.value)
+            result: T = end.value
+            return result
         finally:
             del thrown
