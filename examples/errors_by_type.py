@@ -6,7 +6,7 @@ import socket
 import aioconnect
 from aioconnect import errors
 
-ONCE = aioconnect.Policy(max_attempts=1, attempt_timeout=0.3)
+ONCE = aioconnect.Policy(max_attempts=1, attempt_timeout=1)
 
 
 async def try_out(target: str) -> None:
