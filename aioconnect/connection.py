@@ -5,14 +5,17 @@ run asyncio's own code. Only the moment of loss is ours: the protocol types the 
 call raises a new object (asyncio raises the same one again and again, and its traceback grows with each).
 
 Private names of asyncio in use: ``StreamReader._exception``, ``StreamReader._buffer``, ``StreamReader._transport``,
-``StreamWriter._transport``, ``FlowControlMixin._drain_helper``; a test pins them.
+``StreamWriter._transport``, ``StreamWriter._protocol``, ``FlowControlMixin._drain_helper``,
+``FlowControlMixin._drain_waiters``; a test pins them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 import ssl
+import sys
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,7 +24,16 @@ from typing import Any, Self, cast
 
 from aioconnect import errors
 from aioconnect.endpoint import TLS, Endpoint
-from aioconnect.errors import Address, AlreadyClosed, BrokenPipe, ConnectionLost, NetworkError, PeerClosed
+from aioconnect.errors import (
+    Address,
+    AlreadyClosed,
+    BrokenPipe,
+    ConnectError,
+    ConnectionLost,
+    NetworkError,
+    PeerClosed,
+)
+from aioconnect.resolver import wait_until
 from aioconnect.retrying import bounded
 from aioconnect.tls import ContextCache
 
@@ -136,31 +148,62 @@ class Writer(StreamWriter):
 
     def lost(self, exc: Exception | None) -> None:
         """Let the streams know of a loss that the loop keeps to itself, as it does when an upgrade to TLS fails."""
-        if self._protocol.lost is None:
-            self._protocol.connection_lost(exc)
+        self._protocol.connection_lost(exc)
+
+    async def gone(self, limit: float) -> None:
+        """Wait until the loop has closed the socket, or until a loop time. Never raises what was lost meanwhile.
+
+        Not ``wait_closed``: all who wait there share a future, and the first who gives up cancels it.
+        """
+        protocol = self._protocol
+        if protocol.lost is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            protocol.closing = (*protocol.closing, waiter)
+            await wait_until(waiter, limit)
 
 
 class _Protocol(StreamReaderProtocol):
     """asyncio's stream protocol; the place where the loop tells of a loss."""
 
     closed_here = False
+    ended = False
+    """Whether the peer has closed its side."""
     lost: NetworkError | None = None
     address: Address = None
-    _stream_reader: StreamReader | None
+    closing: tuple[asyncio.Future[None], ...] = ()
+    _drain_waiters: Iterable[asyncio.Future[None]]
+
+    def eof_received(self) -> bool | None:
+        self.ended = True
+        return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        reader = self._stream_reader
+        if self.lost is not None:
+            return
         if exc is not None:
             exc = self.lost = _typed(exc, self.address)
-        elif not self.closed_here and reader is not None and reader.at_eof():
+        elif self.ended and not self.closed_here:
             self.lost = BrokenPipe(address=self.address)
         else:
             self.lost = AlreadyClosed(address=self.address)
-        # An attribute of the instance, set at the loss: a drain before it is asyncio's own.
-        self._drain_helper = self._drain_lost
+        # Here too a drain before the loss is asyncio's own. A bound method kept on the instance would do as well, but
+        # it makes a cycle, and every closed connection would wait for the collector.
+        self.__class__ = _LostProtocol  # pyright: ignore[reportAttributeAccessIssue]
+        # Before asyncio does it, which has one exception for all who wait, and none after our own close.
+        for waiter in self._drain_waiters:
+            if not waiter.done():
+                waiter.set_exception(_again(self.lost))
         super().connection_lost(exc)
+        for waiter in self.closing:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.closing = ()
 
-    async def _drain_lost(self) -> None:
+
+class _LostProtocol(_Protocol):
+    """A protocol after the loss."""
+
+    async def _drain_helper(self) -> None:
         raise _again(cast(NetworkError, self.lost))
 
 
@@ -170,6 +213,9 @@ def _typed(exc: BaseException, address: Address) -> NetworkError:
         error: NetworkError | None = errors.typed("ECANCELED", "use", address)
     else:
         error = errors.translate(exc, "use", address)
+        if isinstance(error, ConnectError):
+            # Of a failed upgrade to TLS; to those who use the connection it is the reason of a loss.
+            error = errors.typed(error.code, "use", address, error.errno, strerror=error.strerror)
     if error is None:
         error = ConnectionLost(None, str(exc) or type(exc).__name__, address=address)
         error.__cause__ = exc
@@ -274,25 +320,28 @@ class Connection:
     ) -> None:
         """Upgrade to TLS in place (STARTTLS). The peer's name is verified as for a ``tls://`` endpoint.
 
-        ``timeout``: seconds for the handshake. Raises `TLSError`, `ConnectReset` or `ConnectTimeout` with phase
-        ``"tls"``, after which the connection is closed; `ConfigError` if there is no name to verify.
+        ``timeout``: seconds, for what is still to be sent in plain text and the handshake. Raises `TLSError`,
+        `ConnectReset` or `ConnectTimeout` with phase ``"tls"``, after which the connection is closed, as it is after
+        a cancellation; `ConfigError` if there is no name to verify.
         """
         settings = TLS(context=tls) if isinstance(tls, ssl.SSLContext) else tls or TLS()
         if server_hostname is not None:
             settings = replace(settings, server_hostname=server_hostname)
-        secured = self.endpoint.replace(tls=settings)
-        limits = [each for each in (timeout, settings.handshake_timeout) if each is not None]
+        hostname = self.endpoint.replace(tls=settings).server_hostname()
+        context = ContextCache(settings).get()
+        limit = math.inf if timeout is None else asyncio.get_running_loop().time() + timeout
+        # CPython 3.11 cannot be told a shutdown_timeout here; `aclose` has a limit of its own.
+        options = {"ssl_shutdown_timeout": settings.shutdown_timeout} if sys.version_info >= (3, 12) else {}
         try:
-            await self.writer.start_tls(
-                ContextCache(settings).get(),
-                server_hostname=secured.server_hostname(),
-                ssl_handshake_timeout=min(limits, default=None),
+            upgrading = self.writer.start_tls(
+                context, server_hostname=hostname, ssl_handshake_timeout=settings.handshake_timeout, **options
             )
+            await bounded(upgrading, limit, "call", phase="tls", address=self.reader.address)
         except Exception as exc:
             self.abort()
             self.writer.lost(exc)
             error = errors.translate(exc, "tls", self.reader.address)
-            if error is None:
+            if error is None or error is exc:
                 raise
             raise error from exc
         except BaseException:
@@ -326,11 +375,8 @@ class Connection:
         """Send what is buffered and close; after ``timeout`` seconds, abort. A loss meanwhile is no error any more."""
         if not self.writer.is_closing():
             self.writer.close()
-        loop = asyncio.get_running_loop()
         try:
-            await bounded(self.writer.wait_closed(), loop.time() + timeout, "call")
-        except (OSError, ssl.SSLError):
-            pass
+            await self.writer.gone(asyncio.get_running_loop().time() + timeout)
         finally:
             self.abort()
 
