@@ -24,6 +24,7 @@ import aioconnect
 from aioconnect import ConfigError, Connection, ConnectionLost, Endpoint, PeerClosed, errors
 from aioconnect.connection import Reader, Writer
 from tests.support import peers
+from tests.support.garbage import garbage_of
 from tests.support.listeners import listening
 from tests.support.peers import Authority, SecureWire, Wire, serve
 
@@ -834,16 +835,8 @@ async def test_a_closed_connection_is_no_garbage(how: str) -> None:
                 conn.abort()
             else:
                 await conn.aclose()
-            await asyncio.sleep(0.005)
 
-        await come_and_go()
-        gc.collect()
-        gc.disable()
-        try:
-            await come_and_go()
-            assert gc.collect() == 0
-        finally:
-            gc.enable()
+        assert await garbage_of(come_and_go) == []
 
 
 async def test_private_names_of_asyncio_in_use(pair: Pair) -> None:
