@@ -819,14 +819,16 @@ def _from_unnumbered(exc: OSError, phase: codes.Phase, address: Address, fields:
 def _from_builtin(code: str, words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     """What asyncio makes itself: a class without a number, sometimes with words."""
     if words.startswith("SSL handshake is taking longer"):
-        code, words = "ETIMEDOUT", "the TLS handshake was not done in time"
+        code, text = "ETIMEDOUT", "the TLS handshake was not done in time"
         phase = "tls" if phase == "connect" else phase
-    elif phase == "tls" and not words:
-        words = "the peer closed the connection during the TLS handshake"
+    elif phase == "tls" and code == "ECONNRESET" and not words:
+        text = "the peer closed the connection during the TLS handshake"
+    else:
+        text = words.lower()
     if code == "ETIMEDOUT" and phase != "use":
         # The kernel's own always has its number, so this is somebody's timer.
         fields.setdefault("source", "attempt")
-    return typed(code, phase, address, strerror=words.lower() or None, **fields)
+    return typed(code, phase, address, strerror=text or None, **fields)
 
 
 def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:

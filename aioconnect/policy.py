@@ -13,9 +13,9 @@ import tenacity
 from tenacity import RetryCallState
 
 from aioconnect.backoff import Backoff
-from aioconnect.errnoset import LOCAL, TRANSIENT, Entry, ErrnoSet
-from aioconnect.errors import ConfigError
-from aioconnect.retrying import attempt_limit, bounded, retry
+from aioconnect.errnoset import DENIED, LOCAL, STARTING, TRANSIENT, Entry, ErrnoSet
+from aioconnect.errors import ConfigError, ConnectRefused, ConnectTimeout
+from aioconnect.retrying import Call, attempt_limit, bounded, retry
 from aioconnect.validation import Problems, check_integer, check_optional_duration
 
 __all__ = ("Policy", "retry_if_code")
@@ -143,50 +143,64 @@ class Policy:
         """What this policy amounts to, for people: its limits, its first waits, and the load one caller makes.
 
         >>> print(Policy(max_attempts=3, wait=Backoff(jitter="none")).explain())
-        retries on   CIRCUIT_OPEN, EADDRINUSE@ephemeral, EADDRNOTAVAIL@inet, EAGAIN, EAI_AGAIN, EAI_MEMORY, ...
+        retries on   TRANSIENT, LOCAL
         gives up     after 60 s or 3 attempts; an attempt may take 5 s
         waits        0.1, 0.2 s
         if refused   3 attempts in 0.3 s
         if silent    3 attempts in 15.3 s
         """
-        names = [each if isinstance(each, str) else each.__name__ for each in self.retry_on]
-        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
         limits = [f"{self.timeout:g} s"] if self.timeout is not None else []
-        limits += [f"{self.max_attempts} attempts"] if self.max_attempts is not None else []
+        limits += [_counted(self.max_attempts)] if self.max_attempts is not None else []
         limits += [f"when {self.stop!r} says so"] if self.stop is not None else []
         each = "as long as it likes" if self.attempt_timeout is None else f"{self.attempt_timeout:g} s"
-        refused, waits, took = self._rehearsed(0.0)
-        silent, _, silence = self._rehearsed(self.attempt_timeout or math.inf)
+        refused, took = self._rehearsed(0.0)
+        silent, silence = self._rehearsed(self.attempt_timeout or math.inf)
+        waits = ", ".join(f"{pause:.3g}" for pause in refused[:8])
+        never = f"; never on {_named(self.never_retry_on)}" if self.never_retry_on else ""
         lines = {
-            "retries on": shown or "nothing",
-            "gives up": f"after {' or '.join(limits)}" if limits else "never",
-            "waits": ", ".join(f"{wait:.3g}" for wait in waits[:8]) + " s" + (" ..." if len(waits) > 8 else ""),
-            "if refused": f"{refused} attempts in {took:.3g} s",
-            "if silent": f"{silent} attempts in {silence:.3g} s" if silence < math.inf else "one attempt, for ever",
+            "retries on": _named(self.retry_on) + never,
+            "gives up": f"{'after ' + ' or '.join(limits) if limits else 'never'}; an attempt may take {each}",
+            "waits": f"{waits} s" + (" ..." if len(refused) > 8 else "") if waits else "never",
+            "if refused": f"{_counted(len(refused) + 1)} in {took:.3g} s",
+            "if silent": f"{_counted(len(silent) + 1)} in {silence:.3g} s" if silence < math.inf else "one, for ever",
         }
-        lines["gives up"] += f"; an attempt may take {each}"
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
 
-    def _rehearsed(self, attempt: float) -> tuple[int, list[float], float]:
-        """Attempts, waits and seconds of a call whose every attempt fails after so many seconds; at most 1,000."""
-        wait = self.wait
-        if isinstance(wait, Backoff):
+    def _rehearsed(self, attempt: float) -> tuple[list[float], float]:
+        """The pauses of a call whose every attempt fails after so many seconds, and its end; at most 1,000 attempts."""
+        rules = self
+        if isinstance(self.wait, Backoff):
             # The middle of what jitter may draw, so that the same policy always explains itself alike.
-            wait = Backoff(wait.initial, wait.maximum, wait.factor, wait.jitter, lambda low, high: (low + high) / 2)
+            given = self.wait
+            middle = Backoff(
+                given.initial, given.maximum, given.factor, given.jitter, lambda low, high: (low + high) / 2
+            )
+            rules = self.replace(wait=middle)
         deadline = math.inf if self.timeout is None else self.timeout
-        now, waits = 0.0, list[float]()
-        state = RetryCallState(tenacity.AsyncRetrying(), None, (), {})
-        for number in range(1, 1001):
-            now = min(now + attempt, deadline)
-            state.attempt_number, state.start_time, state.outcome_timestamp = number, 0.0, now
-            if number == self.max_attempts or now >= deadline:
-                break
-            state.upcoming_sleep = wait(state)
-            if (self.stop is not None and self.stop(state)) or now + state.upcoming_sleep >= deadline:
-                break
-            waits.append(state.upcoming_sleep)
-            now += state.upcoming_sleep
-        return len(waits) + 1, waits, now
+        call, pauses, began = Call(rules, 0.0, deadline), list[float](), 0.0
+        while True:
+            ended = min(began + attempt, deadline)
+            error = ConnectTimeout(source="attempt") if attempt else ConnectRefused()
+            pause = call.failed(error, began, ended)
+            if pause is None or call.count == 1000 or ended == math.inf:
+                return pauses, ended
+            pauses.append(pause)
+            began = ended + pause
+
+
+def _named(codes: ErrnoSet) -> str:
+    """A set by the names of the sets in it, and what is left."""
+    names: list[str] = []
+    for name, each in (("TRANSIENT", TRANSIENT), ("LOCAL", LOCAL), ("STARTING", STARTING), ("DENIED", DENIED)):
+        if each.members <= codes.members:
+            names.append(name)
+            codes = codes - each
+    names += [each if isinstance(each, str) else each.__qualname__ for each in codes]
+    return ", ".join(names) or "nothing"
+
+
+def _counted(attempts: int) -> str:
+    return "1 attempt" if attempts == 1 else f"{attempts} attempts"
 
 
 def retry_if_code(*entries: Entry) -> tenacity.retry_if_exception:
