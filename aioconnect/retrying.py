@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Generator
+import sys
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import CoroutineType, coroutine
-from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
 
 from tenacity import RetryCallState
 
@@ -86,6 +87,10 @@ async def retry(
     while True:
         try:
             return await attempt(began, deadline, 1 if call is None else call.count + 1)
+        except asyncio.CancelledError as cancelled:
+            if call is not None:
+                call.interrupted(cancelled)
+            raise
         except Exception as exc:  # noqa: BLE001  (what it says is for the rules to decide)
             error = exc
         # Not inside the except block: what is raised below would get the raw error, and its frames, as context.
@@ -136,15 +141,18 @@ class Call:
         """Record a failed attempt: the seconds to sleep before the next, or ``None`` with ``stop_reason`` set."""
         self.now = now
         self.count += 1
-        known = _known(error)
+        typed = error if isinstance(error, NetworkError) else translate(error)
+        known = _behind(error) if typed is None else typed
         if known is not None:
             self.last = known
+            _forget_frames(known)
         state = self.state
         state.attempt_number = self.count
         state.outcome_timestamp = now
         outcome: Any = _Outcome(error, self.count)
         state.outcome = outcome
-        self.stop_reason = self._reason(error if known is None else known)
+        # A foreign exception is asked about as itself, for a set may name its class.
+        self.stop_reason = self._reason(error if typed is None else typed)
         pause = self._pause() if self.stop_reason is None else None
         if len(self.attempts) == _KEPT:
             del self.attempts[1]
@@ -164,8 +172,7 @@ class Call:
     def _reason(self, error: Exception) -> StopReason | None:
         """Why to stop, if so. In tenacity's order, which draws the wait even when the stop then ends it."""
         rules, state = self.rules, self.state
-        late = self.deadline - self.now <= TICK
-        if late and _was_cut(error):
+        if self.late and _was_cut(error):
             return "timeout"
         if not rules.retryable(error):
             return "permanent"
@@ -174,21 +181,35 @@ class Call:
             return "attempts"
         if rules.stop is not None and rules.stop(state):
             return "stop"
-        return "timeout" if self.final or late else None
+        return "timeout" if self.final or self.late else None
+
+    @property
+    def late(self) -> bool:
+        """Whether the call's own limit had passed when the last attempt ended; one inside an attempt is not it."""
+        return self.deadline - self.now <= TICK
 
     async def sleep(self, pause: float) -> None:
-        """Sleep; a cancellation meanwhile has the last error as its context, where `classify` finds it."""
+        """Sleep before the next attempt."""
         try:
             await asyncio.sleep(pause)
         except asyncio.CancelledError as cancelled:
-            if cancelled.__context__ is None:
-                cancelled.__context__ = self.last
+            self.interrupted(cancelled)
             raise
+
+    def interrupted(self, cancelled: asyncio.CancelledError) -> None:
+        """Give a cancellation the last error as its context, where `classify` finds it."""
+        if self.last is not None:
+            # A copy: what was the context already goes behind it, and recorded errors hold nobody else's.
+            context = self.last.replaced(attempts=tuple(self.attempts), attempt_count=self.count)
+            context.__cause__, context.__context__ = self.last, cancelled.__context__
+            cancelled.__context__ = context
 
     def conclude(self, error: Exception, endpoint: str | None) -> NoReturn:
         """Raise a new error with the call's history, or a foreign exception with a note about it."""
         elapsed = self.now - self.started
         decided = self._decided()
+        # The frames of what is raised lead here: no way back to it may be left.
+        self.state.outcome = None
         if decided is None or not (isinstance(error, NetworkError) or translate(error)):
             tries = "1 attempt" if self.count == 1 else f"{self.count} attempts"
             at = f" at {endpoint}" if endpoint else ""
@@ -209,7 +230,8 @@ class Call:
     def _decided(self) -> NetworkError | None:
         """The error of the last completed attempt: one that the call's limit only cut short says less."""
         last = self.attempts[-1].error
-        if isinstance(last, ConnectTimeout) and last.source == "call" and self.count > 1:
+        cut = isinstance(last, ConnectTimeout) and last.source == "call" and self.late
+        if cut and self.count > 1:
             return self.attempts[-2].error or last
         return last
 
@@ -242,29 +264,36 @@ def _was_cut(error: Exception) -> bool:
     return any(isinstance(each, ConnectTimeout) and each.source == "call" for each in (error, *error.errors))
 
 
-def _known(error: Exception) -> NetworkError | None:
-    """What is recorded of an error, if it says anything about a connection."""
-    known = error if isinstance(error, NetworkError) else translate(error)
-    if known is None and (failure := classify(error)):
-        known = failure.error
-    if known is not None:
-        _forget_frames(known)
-    return known
+def _behind(error: Exception) -> NetworkError | None:
+    """What is recorded of a foreign exception that hides an error of a connection; nothing of it is touched."""
+    failure = classify(error)
+    return None if failure is None else failure.error.replaced()
 
 
-def _forget_frames(error: BaseException) -> None:
+def _forget_frames(error: NetworkError) -> None:
     """Recorded errors live long: they must not keep frames, and the sockets in them, alive."""
     error.__traceback__ = None
-    if error.__cause__ is None and error.__context__ is None:
+    if error.__cause__ is None and error.__context__ is None and not error.errors:
         return
-    queue, seen = [error], {id(error)}
+    # What the caller is handling is no part of the attempt, and not ours to change.
+    handled = sys.exception()
+    queue: list[BaseException] = [error]
+    seen = {id(error), id(handled)}
     while queue:
         each = queue.pop()
         each.__traceback__ = None
-        for behind in (each.__cause__, each.__context__):
+        if each.__context__ is handled:
+            each.__context__ = None
+        for behind in (each.__cause__, each.__context__, *_within(each)):
             if behind is not None and id(behind) not in seen:
                 seen.add(id(behind))
                 queue.append(behind)
+
+
+def _within(exc: BaseException) -> Sequence[BaseException]:
+    if isinstance(exc, NetworkError):
+        return exc.errors
+    return cast("BaseExceptionGroup[BaseException]", exc).exceptions if isinstance(exc, BaseExceptionGroup) else ()
 
 
 async def bounded(
@@ -275,8 +304,8 @@ async def bounded(
     The timer is armed only once the awaitable suspends, since ``asyncio.timeout`` costs several microseconds. What
     ends in time but only because it swallowed the cancellation is late all the same.
     """
-    # A coroutine takes its first step as it is; its `__await__` would only put an object around it.
-    steps: _Steps[T] = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()  # type: ignore[assignment]
+    # A coroutine takes its first step as it is; whatever else can be awaited is, in one.
+    steps: _Steps[T] = awaitable if type(awaitable) is CoroutineType else _awaited(awaitable)  # type: ignore[assignment]
     try:
         first = steps.send(None)
     except StopIteration as end:
@@ -293,6 +322,10 @@ async def bounded(
     if timer.expired():
         raise _expired(source, phase, address)
     return result
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 def _expired(source: Source, phase: Phase, address: Address) -> ConnectTimeout:
