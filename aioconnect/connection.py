@@ -144,6 +144,9 @@ class Writer(StreamWriter):
     def abort(self) -> None:
         """Close at once and drop what is buffered."""
         self._protocol.closed_here = True
+        if self._transport.get_extra_info("sslcontext") is None:
+            # Since CPython 3.12 close takes care of a cycle in the transport, and abort does not.
+            self._transport.close()
         self._transport.abort()
 
     def lost(self, exc: Exception | None) -> None:

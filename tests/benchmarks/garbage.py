@@ -43,6 +43,10 @@ def scenes(served: Served) -> dict[str, Call]:
         retrying = tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_none(), reraise=True)
         await retrying(asyncio.open_connection, "127.0.0.1", served.closed)
 
+    async def by_streams() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.ports[0])
+        writer.transport.abort()
+
     return {
         "refused": aioconnect.Connector(refused, once).connect,
         "refused three times": aioconnect.Connector(refused, thrice).connect,
@@ -52,6 +56,7 @@ def scenes(served: Served) -> dict[str, Call]:
             open_, aioconnect.Policy(max_attempts=1, attempt_timeout=0.02), hang
         ).connect,
         "a name that does not exist": aioconnect.Connector("nothing.invalid:1", once).connect,
+        "for comparison: open_connection, aborted": by_streams,
         "for comparison: tenacity, refused three times": by_tenacity,
     }
 
