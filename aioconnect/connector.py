@@ -127,7 +127,7 @@ class Connector:
         self._contexts = None if self.endpoint.tls is None else ContextCache(self.endpoint.tls, logs.stale_files)
         self._resolver: Lookup = Resolver() if resolver is None else resolver
         self._queries = tuple(_query(self.endpoint, target) for target in self.endpoint.targets)
-        self._gate = _Gate(max_connecting)
+        self._gate = _Gate(math.inf if max_connecting is None else max_connecting)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempts = 0
         self._connected = 0
@@ -215,8 +215,9 @@ class Connector:
 
     async def _attempt(self, finish: _Finish[T], options: DialOptions, began: float, deadline: float, number: int) -> T:
         loop = asyncio.get_running_loop()
-        if not self._gate.enter():
-            await self._gate.admitted(deadline)
+        gate = self._gate
+        if not gate.enter():
+            await gate.admitted(deadline)
             began = loop.time()
         limit, source = attempt_limit(self.policy, began, deadline)
         self._attempts += 1
@@ -232,7 +233,7 @@ class Connector:
             self._failed(exc, number, began)
             raise
         finally:
-            self._gate.leave()
+            gate.leave()
         self._connected += 1
         if self._lost_at is not None:
             self._restored(loop.time())
@@ -241,11 +242,17 @@ class Connector:
         return result
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            raise RuntimeError(f"{self!r} belongs to another event loop; make one connector for each loop")
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise RuntimeError(f"{self!r} belongs to another event loop; make one connector for each loop")
+            # A new one: what the closed loop left unfinished may still leave the old one, when it is collected.
+            self._gate = _Gate(self._gate.size)
+            self._lost_at = None
+            self._lost_attempts = 0
         self._loop = loop
-        self._gate.reset()
-        self._lost_at = None
+        for query in self._queries:
+            # Kept for times of another clock.
+            self._resolver.forget(query)
 
     # -- Addresses -----------------------------------------------------------------------------------------------
 
@@ -362,10 +369,16 @@ class Connector:
         self, prepare: Prepare, connection: Connection, info: AddressInfo, limit: float, source: Source
     ) -> None:
         address: Address = info.sockaddr
+        cancels = _cancels()
         try:
             await bounded(prepare(connection), limit, source, phase="prepare", address=address)
+            if _cancels() > cancels:
+                # The hook has swallowed a cancellation of the whole call, which must not end in a connection.
+                raise asyncio.CancelledError
         except Exception as exc:
             connection.abort()
+            if _cancels() > cancels:
+                raise asyncio.CancelledError from exc
             error = errors.translate(exc, "prepare", address)
             if error is None or error is exc:
                 raise
@@ -417,18 +430,14 @@ class _Gate:
 
     __slots__ = ("inside", "line", "size")
 
-    def __init__(self, size: int | None) -> None:
-        self.size = math.inf if size is None else size
+    def __init__(self, size: float) -> None:
+        self.size = size
         self.inside = 0
         self.line: deque[asyncio.Future[Any]] = deque()
 
     @property
     def waiting(self) -> int:
         return len(self.line)
-
-    def reset(self) -> None:
-        self.inside = 0
-        self.line.clear()
 
     def enter(self) -> bool:
         """Go in if there is room and nobody is waiting."""
@@ -469,6 +478,12 @@ _ADMITTED = object()
 
 def _query(endpoint: Endpoint, target: Target) -> Query:
     return Query(ascii_host(target.host), target.port, endpoint.address_family, endpoint.proto, endpoint.flags)
+
+
+def _cancels() -> int:
+    """How often the running task has been asked to end, less what was taken back by who asked."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _no_address(query: Query) -> NetworkError:

@@ -55,10 +55,12 @@ def _sockaddr(host: str, port: int) -> tuple[Any, ...]:
 class Network:
     """Replies by IP address, and by name the addresses or the exception that a lookup ends with.
 
+    Of a list of replies, each connect takes one; the last is for all further ones.
+
     `unsupported`: families that this host does not have. `unbindable`: errno by local address.
     """
 
-    replies: Mapping[str, Reply]
+    replies: Mapping[str, Reply | list[Reply]]
     names: Mapping[str, list[str] | Exception] = field(default_factory=dict)
     unsupported: frozenset[int] = frozenset()
     unbindable: Mapping[str, int] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Network:
     """The most connects that were under way at once."""
 
     @classmethod
-    def of_loop(cls, replies: Mapping[str, Reply], **settings: Any) -> Self:
+    def of_loop(cls, replies: Mapping[str, Reply | list[Reply]], **settings: Any) -> Self:
         """A network for the running loop, which is a `tests.support.clock.VirtualLoop`."""
         network = cls(replies, **settings)
         loop: Any = network.loop
@@ -150,6 +152,8 @@ class SimulatedSocket:
         network = self.network
         network.started.append((address[0], network.loop.time()))
         reply = network.replies[address[0]]
+        if isinstance(reply, list):
+            reply = reply.pop(0) if len(reply) > 1 else reply[0]
         if not reply.delay:
             self.answered = True
             self.number = reply.number

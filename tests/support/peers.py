@@ -198,24 +198,27 @@ class Peer:
             pass  # the client reset us, or TLS failed as the script meant it to (SSLError is an OSError)
         except Exception as error:  # noqa: BLE001  (raised by `serve`, where a test sees it)
             self.failures.append(error)
-        finally:
+
+    def _accept(self, listener: socket.socket, scripts: Sequence[Script], playing: set[asyncio.Task[None]]) -> None:
+        """Called when there is somebody to accept. Not `loop.sock_accept`: cancelled, it may forget a socket."""
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        sock.setblocking(False)
+        script = scripts[min(self.accepted, len(scripts) - 1)]
+        self.accepted += 1
+        self.open += 1
+        task = asyncio.ensure_future(self._play(sock, script))
+        playing.add(task)
+
+        def over(_: object) -> None:  # also of a task that is cancelled before its first step
             sock.close()
             self.open -= 1
             self._released.set()
+            playing.discard(task)
 
-    async def _accept(
-        self, listener: socket.socket, scripts: Sequence[Script], playing: set[asyncio.Task[None]]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            sock.setblocking(False)
-            script = scripts[min(self.accepted, len(scripts) - 1)]
-            self.accepted += 1
-            self.open += 1
-            task = loop.create_task(self._play(sock, script))
-            playing.add(task)
-            task.add_done_callback(playing.discard)
+        task.add_done_callback(over)
 
 
 @contextlib.asynccontextmanager
@@ -226,11 +229,13 @@ async def serve(*scripts: Script, host: str = "127.0.0.1") -> AsyncIterator[Peer
     listener.setblocking(False)
     peer = Peer(host, listener.getsockname()[1])
     playing: set[asyncio.Task[None]] = set()
-    accepting = asyncio.ensure_future(peer._accept(listener, scripts, playing))
+    loop = asyncio.get_running_loop()
+    loop.add_reader(listener, peer._accept, listener, scripts, playing)
     try:
         yield peer
     finally:
-        tasks = [accepting, *playing]
+        loop.remove_reader(listener)
+        tasks = list(playing)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
