@@ -97,9 +97,7 @@ class ErrnoSet:
         gone = members.union(*map(_members_under, classes))
         for cls in kept:
             if _raises(cls, *gone) or any(issubclass(each, cls) for each in classes):
-                raise ConfigError(
-                    f"retry_on={cls.__name__}: a class stays whole; name what to leave out in never_retry_on"
-                )
+                raise ConfigError(f"class={cls.__name__}: stays whole; name what to leave out in never_retry_on")
         return _made(self.members - gone, kept)
 
     def __rsub__(self, other: Iterable[Entry]) -> ErrnoSet:
@@ -181,7 +179,7 @@ def _normalised(entries: object) -> tuple[frozenset[str], frozenset[type[BaseExc
         elif isinstance(entry, int) and not isinstance(entry, bool) and _is_errno(entry):
             members.update(codes.members_of(codes.code_of(entry)))
         else:
-            problems.append(f"retry_on={shown(entry)}: must be a code name, an errno number or an exception class")
+            problems.append(f"entry={shown(entry)}: must be a code name, an errno number or an exception class")
     if problems:
         raise ConfigError(*problems)
     return frozenset(members), frozenset(classes)
@@ -195,7 +193,7 @@ def _is_errno(number: int) -> bool:
 def _add_class(cls: type, members: set[str], classes: set[type[BaseException]], problems: list[str]) -> None:
     if not issubclass(cls, Exception):
         # CancelledError is none: a cancellation is never retried, whatever a policy says.
-        problems.append(f"retry_on={cls.__name__}: must be a subclass of Exception")
+        problems.append(f"class={cls.__name__}: must be a subclass of Exception")
     elif issubclass(cls, NetworkError) and not _raises(cls, "TLS_FAILURE", "UNKNOWN") and (own := _members_under(cls)):
         members |= own
     else:
@@ -212,11 +210,11 @@ def _add_code(code: str, members: set[str], problems: list[str]) -> None:
             members.add(code)
         else:
             right = " or ".join(dict.fromkeys((name, *standing_for)))
-            problems.append(f"retry_on={code!r}: must be {right}")
+            problems.append(f"code={code!r}: must be {right}")
     else:
         alike = sorted(known for known in codes.KNOWN if known[:2] == code[:2].upper())
         hint = f"; {did_you_mean(code.upper(), alike)}" if alike else ""
-        problems.append(f"retry_on={shown(code)}: is no known code{hint}")
+        problems.append(f"code={shown(code)}: is no known code{hint}")
 
 
 def _raises(cls: type[BaseException], *members: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import tenacity
@@ -14,7 +14,7 @@ from tenacity import RetryCallState
 
 from aioconnect.backoff import Backoff
 from aioconnect.errnoset import DENIED, LOCAL, STARTING, TRANSIENT, Entry, ErrnoSet
-from aioconnect.errors import ConfigError, ConnectRefused, ConnectTimeout
+from aioconnect.errors import ConnectRefused, ConnectTimeout
 from aioconnect.retrying import Call, attempt_limit, bounded, retry
 from aioconnect.validation import Problems, check_integer, check_optional_duration
 
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True, init=False)
 class Policy:
     """How hard to try. A frozen value, shared by as many endpoints and calls as you like.
 
@@ -43,38 +43,50 @@ class Policy:
     30.0
     """
 
-    retry_on: ErrnoSet = TRANSIENT | LOCAL
-    never_retry_on: ErrnoSet = ErrnoSet()
-    max_attempts: int | None = None
-    timeout: float | None = 60.0
-    attempt_timeout: float | None = 5.0
-    wait: Callable[[RetryCallState], float] = Backoff()
-    stop: Callable[[RetryCallState], bool] | None = None
-    breaker: None = None
-    budget: None = None
+    retry_on: ErrnoSet
+    never_retry_on: ErrnoSet
+    max_attempts: int | None
+    timeout: float | None
+    attempt_timeout: float | None
+    wait: Callable[[RetryCallState], float]
+    stop: Callable[[RetryCallState], bool] | None
+    breaker: None
+    budget: None
 
-    def __post_init__(self) -> None:
+    def __init__(  # noqa: PLR0913  (keywords, each with its default)
+        self,
+        retry_on: ErrnoSet | Entry | Iterable[Entry] = TRANSIENT | LOCAL,
+        *,
+        never_retry_on: ErrnoSet | Entry | Iterable[Entry] = (),
+        max_attempts: int | None = None,
+        timeout: float | str | None = 60.0,
+        attempt_timeout: float | str | None = 5.0,
+        wait: Callable[[RetryCallState], float] = Backoff(),
+        stop: Callable[[RetryCallState], bool] | None = None,
+        breaker: None = None,
+        budget: None = None,
+    ) -> None:
         problems = Problems()
-        settled: dict[str, object] = {}
-        for field in ("retry_on", "never_retry_on"):
-            try:
-                settled[field] = ErrnoSet(getattr(self, field))
-            except ConfigError as exc:
-                problems.found.extend(text.replace("retry_on", field, 1) for text in exc.problems)
-        for field in ("timeout", "attempt_timeout"):
-            settled[field] = check_optional_duration(problems, field, getattr(self, field))
-        if self.max_attempts is not None:
-            settled["max_attempts"] = check_integer(problems, "max_attempts", self.max_attempts, 1)
-        given: dict[str, object] = vars(self)
-        if not callable(given["wait"]):
-            problems.add("wait", given["wait"], "must be a Backoff or another tenacity wait")
-        if given["stop"] is not None and not callable(given["stop"]):
-            problems.add("stop", given["stop"], "must be a tenacity stop, or None")
+        values = {
+            "retry_on": problems.unless_wrong(lambda: ErrnoSet(retry_on), "retry_on."),
+            "never_retry_on": problems.unless_wrong(lambda: ErrnoSet(never_retry_on), "never_retry_on."),
+            "max_attempts": None if max_attempts is None else check_integer(problems, "max_attempts", max_attempts, 1),
+            "timeout": check_optional_duration(problems, "timeout", timeout),
+            "attempt_timeout": check_optional_duration(problems, "attempt_timeout", attempt_timeout),
+            "wait": wait,
+            "stop": stop,
+            "breaker": breaker,
+            "budget": budget,
+        }
+        if not callable(wait):
+            problems.add("wait", wait, "must be a Backoff or another tenacity wait")
+        if stop is not None and not callable(stop):
+            problems.add("stop", stop, "must be a tenacity stop, or None")
         for field in ("breaker", "budget"):
-            if given[field] is not None:
-                problems.add(field, given[field], "must be None; there is none yet")
+            if values[field] is not None:
+                problems.add(field, values[field], "must be None; there is none yet")
         problems.raise_any()
-        for field, value in settled.items():
+        for field, value in values.items():
             object.__setattr__(self, field, value)
 
     def replace(self, **changes: Any) -> Policy:

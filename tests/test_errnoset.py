@@ -238,7 +238,7 @@ def test_is_a_name_a_number_or_a_class_in(entries: Any, entry: object, inside: b
 
 
 def test_asking_for_a_typo_is_an_error_too() -> None:
-    with pytest.raises(ConfigError, match="retry_on='ECONREFUSED': is no known code; did you mean ECONNREFUSED"):
+    with pytest.raises(ConfigError, match="code='ECONREFUSED': is no known code; did you mean ECONNREFUSED"):
         _ = "ECONREFUSED" in TRANSIENT
 
 
@@ -299,28 +299,28 @@ THING = "must be a code name, an errno number or an exception class"
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ("ECONREFUSED", "retry_on='ECONREFUSED': is no known code; did you mean ECONNREFUSED?"),
-        ("econnrefused", "retry_on='econnrefused': is no known code; did you mean ECONNREFUSED?"),
-        ("EAI_AGIAN", "retry_on='EAI_AGIAN': is no known code; did you mean EAI_AGAIN?"),
-        ("Timeout", "retry_on='Timeout': is no known code"),
-        ("", "retry_on='': is no known code"),
-        ("EACCES@unix", "retry_on='EACCES@unix': must be EACCES or EACCES@inet or EACCES@local"),
-        ("ECONNREFUSED@inet", "retry_on='ECONNREFUSED@inet': must be ECONNREFUSED"),
-        ("me:hunter2@db", "retry_on='***': is no known code"),
-        (0, f"retry_on=0: {THING}"),
-        (-2, f"retry_on=-2: {THING}"),
-        (70000, f"retry_on=70000: {THING}"),
-        (True, f"retry_on=True: {THING}"),
-        (1.0, f"retry_on=1.0: {THING}"),
-        (None, f"retry_on=None: {THING}"),
-        (b"EIO", f"retry_on=b'EIO': {THING}"),
-        (object(), f"retry_on=<object>: {THING}"),
-        (ConnectRefused(), f"retry_on=<ConnectRefused>: {THING}"),
-        (("EIO",), f"retry_on=('EIO'): {THING}"),
-        (asyncio.CancelledError, f"retry_on=CancelledError: {CLASS}"),
-        (BaseException, f"retry_on=BaseException: {CLASS}"),
-        (KeyboardInterrupt, f"retry_on=KeyboardInterrupt: {CLASS}"),
-        (int, f"retry_on=int: {CLASS}"),
+        ("ECONREFUSED", "code='ECONREFUSED': is no known code; did you mean ECONNREFUSED?"),
+        ("econnrefused", "code='econnrefused': is no known code; did you mean ECONNREFUSED?"),
+        ("EAI_AGIAN", "code='EAI_AGIAN': is no known code; did you mean EAI_AGAIN?"),
+        ("Timeout", "code='Timeout': is no known code"),
+        ("", "code='': is no known code"),
+        ("EACCES@unix", "code='EACCES@unix': must be EACCES or EACCES@inet or EACCES@local"),
+        ("ECONNREFUSED@inet", "code='ECONNREFUSED@inet': must be ECONNREFUSED"),
+        ("me:hunter2@db", "code='***': is no known code"),
+        (0, f"entry=0: {THING}"),
+        (-2, f"entry=-2: {THING}"),
+        (70000, f"entry=70000: {THING}"),
+        (True, f"entry=True: {THING}"),
+        (1.0, f"entry=1.0: {THING}"),
+        (None, f"entry=None: {THING}"),
+        (b"EIO", f"entry=b'EIO': {THING}"),
+        (object(), f"entry=<object>: {THING}"),
+        (ConnectRefused(), f"entry=<ConnectRefused>: {THING}"),
+        (("EIO",), f"entry=('EIO'): {THING}"),
+        (asyncio.CancelledError, f"class=CancelledError: {CLASS}"),
+        (BaseException, f"class=BaseException: {CLASS}"),
+        (KeyboardInterrupt, f"class=KeyboardInterrupt: {CLASS}"),
+        (int, f"class=int: {CLASS}"),
     ],
     ids=repr,
 )
@@ -478,7 +478,7 @@ def test_a_class_is_not_taken_apart(whole: set[Entry], part: set[Entry]) -> None
     with pytest.raises(ConfigError) as info:
         _ = ErrnoSet(whole) - part
     name = next(each.__name__ for each in whole if isinstance(each, type))
-    expected = f"retry_on={name}: a class stays whole; name what to leave out in never_retry_on"
+    expected = f"class={name}: stays whole; name what to leave out in never_retry_on"
     assert info.value.problems == (expected,)
 
 
