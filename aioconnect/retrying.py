@@ -120,7 +120,19 @@ def attempt_limit(rules: Rules, began: float, deadline: float) -> tuple[float, S
 class Call:
     """The state of one call's retries, made at its first failure."""
 
-    __slots__ = ("attempts", "count", "deadline", "final", "last", "now", "rules", "started", "state", "stop_reason")
+    __slots__ = (
+        "attempts",
+        "count",
+        "deadline",
+        "final",
+        "in_except",
+        "last",
+        "now",
+        "rules",
+        "started",
+        "state",
+        "stop_reason",
+    )
 
     def __init__(self, rules: Rules, started: float, deadline: float) -> None:
         self.rules = rules
@@ -132,6 +144,7 @@ class Call:
         self.final = False
         self.now = started
         self.stop_reason: StopReason | None = None
+        self.in_except = sys.exception() is not None
         # No AsyncRetrying stands behind this state: strategies read the state, and a shared object would mix calls.
         nobody: Any = None
         self.state = RetryCallState(nobody, None, (), {})
@@ -154,6 +167,8 @@ class Call:
         # A foreign exception is asked about as itself, for a set may name its class.
         self.stop_reason = self._reason(error if typed is None else typed)
         pause = self._pause() if self.stop_reason is None else None
+        # Nobody asks any more, and the frames of a foreign exception, which keeps them, lead back here.
+        state.outcome = None
         if len(self.attempts) == _KEPT:
             del self.attempts[1]
         self.attempts.append(Attempt(self.count, began - self.started, now - began, known, pause or 0.0))
@@ -197,19 +212,17 @@ class Call:
             raise
 
     def interrupted(self, cancelled: asyncio.CancelledError) -> None:
-        """Give a cancellation the last error as its context, where `classify` finds it."""
-        if self.last is not None:
-            # A copy: what was the context already goes behind it, and recorded errors hold nobody else's.
-            context = self.last.replaced(attempts=tuple(self.attempts), attempt_count=self.count)
-            context.__cause__, context.__context__ = self.last, cancelled.__context__
-            cancelled.__context__ = context
+        """Put the last error behind a cancellation, where `classify` finds it."""
+        if cancelled.__context__ is None:
+            cancelled.__context__ = self.last
+        if self.in_except and cancelled.__cause__ is None:
+            # CPython sets the context again, to what the caller is handling, in each coroutine on the way out.
+            cancelled.__cause__ = self.last
 
     def conclude(self, error: Exception, endpoint: str | None) -> NoReturn:
         """Raise a new error with the call's history, or a foreign exception with a note about it."""
         elapsed = self.now - self.started
         decided = self._decided()
-        # The frames of what is raised lead here: no way back to it may be left.
-        self.state.outcome = None
         if decided is None or not (isinstance(error, NetworkError) or translate(error)):
             tries = "1 attempt" if self.count == 1 else f"{self.count} attempts"
             at = f" at {endpoint}" if endpoint else ""
