@@ -25,7 +25,7 @@ from aioconnect.events import AttemptFailed, AttemptStarted, Connected, Event, G
 from aioconnect.hosts import Target, ascii_host
 from aioconnect.policy import Policy
 from aioconnect.race import interleaved
-from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, wait_until
+from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, literal, wait_until
 from aioconnect.retrying import TICK, Source, attempt_limit, bounded, retry
 from aioconnect.tls import ContextCache
 from aioconnect.validation import Problems, check_duration, check_integer
@@ -127,6 +127,7 @@ class Connector:
         self._contexts = None if self.endpoint.tls is None else ContextCache(self.endpoint.tls, logs.stale_files)
         self._resolver: Lookup = Resolver() if resolver is None else resolver
         self._queries = tuple(_query(self.endpoint, target) for target in self.endpoint.targets)
+        self._fixed = _fixed(self.endpoint, self._queries)
         self._gate = _Gate(math.inf if max_connecting is None else max_connecting)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempts = 0
@@ -143,7 +144,7 @@ class Connector:
         tells of every attempt, `ConfigError` for files that cannot be loaded, and what ``prepare`` raises that is
         no error of a connection.
         """
-        return Connecting(lambda: self._call(self._to_connection, timeout))
+        return Connecting(functools.partial(self._call, self._to_connection, timeout))
 
     async def create_connection(
         self, protocol_factory: Callable[[], P], timeout: float | None = None
@@ -224,7 +225,7 @@ class Connector:
         if self.observers:
             self._tell(AttemptStarted(self._name, number))
         try:
-            addresses = self._known(began)
+            addresses = self._fixed or self._known(began)
             if not addresses:
                 addresses = await self._resolved(limit, source)
             sock, info = await dial_addresses(addresses, options, limit, source, self.policy)
@@ -257,9 +258,7 @@ class Connector:
     # -- Addresses -----------------------------------------------------------------------------------------------
 
     def _known(self, now: float) -> list[AddressInfo] | None:
-        """The addresses in the order to try, if nobody has to be asked for them."""
-        if self.endpoint.path is not None:
-            return [AddressInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.endpoint.path)]
+        """The addresses in the order to try, if the resolver knows them."""
         known = self._resolver.known
         if len(self._queries) == 1:
             found = known(self._queries[0], now)
@@ -478,6 +477,14 @@ _ADMITTED = object()
 
 def _query(endpoint: Endpoint, target: Target) -> Query:
     return Query(ascii_host(target.host), target.port, endpoint.address_family, endpoint.proto, endpoint.flags)
+
+
+def _fixed(endpoint: Endpoint, queries: tuple[Query, ...]) -> list[AddressInfo] | None:
+    """The one address of an endpoint that is no name."""
+    if endpoint.path is not None:
+        return [AddressInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, endpoint.path)]
+    info = literal(queries[0]) if len(queries) == 1 else None
+    return None if info is None else [info]
 
 
 def _cancels() -> int:

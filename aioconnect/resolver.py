@@ -24,7 +24,7 @@ from aioconnect.hosts import Target, ascii_host, literal_family
 from aioconnect.retrying import Source
 from aioconnect.validation import Problems, check_duration
 
-__all__ = ("AddressInfo", "Lookup", "Query", "Resolver", "wait_until")
+__all__ = ("AddressInfo", "Lookup", "Query", "Resolver", "literal", "wait_until")
 
 
 class AddressInfo(NamedTuple):
@@ -50,6 +50,22 @@ class Query(NamedTuple):
 
 _Answers = dict[Query, tuple[float, list[AddressInfo]]]
 """Until which loop time an answer is kept, and the answer."""
+
+
+def literal(query: Query) -> AddressInfo | None:
+    """The address of a query for an IP address, which nobody has to be asked for; ``None`` if it is for a name.
+
+    ``None`` too for an address with an interface, whose number only the system knows, and with flags.
+
+    >>> literal(Query("127.0.0.1", 80)).sockaddr
+    ('127.0.0.1', 80)
+    """
+    family = literal_family(query.host)
+    if family is None or query.family not in (socket.AF_UNSPEC, family) or query.flags or "%" in query.host:
+        return None
+    host = socket.inet_ntop(family, socket.inet_pton(family, query.host))
+    sockaddr = (host, query.port) if family == socket.AF_INET else (host, query.port, 0, 0)
+    return AddressInfo(family, socket.SOCK_STREAM, query.proto or socket.IPPROTO_TCP, sockaddr)
 
 
 class Lookup(Protocol):
