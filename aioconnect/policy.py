@@ -78,9 +78,10 @@ class Policy:
             "breaker": breaker,
             "budget": budget,
         }
-        if not callable(wait):
+        # A class is callable too: what is meant is one of it.
+        if not callable(wait) or isinstance(wait, type):
             problems.add("wait", wait, "must be a Backoff or another tenacity wait")
-        if stop is not None and not callable(stop):
+        if stop is not None and (not callable(stop) or isinstance(stop, type)):
             problems.add("stop", stop, "must be a tenacity stop, or None")
         for field in ("breaker", "budget"):
             if values[field] is not None:
@@ -202,12 +203,12 @@ class Policy:
 
 def _named(codes: ErrnoSet) -> str:
     """A set by the names of the sets in it, and what is left."""
-    names: list[str] = []
+    names, rest = list[str](), codes.members
     for name, each in (("TRANSIENT", TRANSIENT), ("LOCAL", LOCAL), ("STARTING", STARTING), ("DENIED", DENIED)):
         if each.members <= codes.members:
             names.append(name)
-            codes = codes - each
-    names += [each if isinstance(each, str) else each.__qualname__ for each in codes]
+            rest -= each.members
+    names += [each if isinstance(each, str) else each.__qualname__ for each in ErrnoSet((*rest, *codes.classes))]
     return ", ".join(names) or "nothing"
 
 
