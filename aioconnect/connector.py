@@ -122,7 +122,7 @@ class Connector:
         if max_connecting is not None:
             max_connecting = check_integer(problems, "max_connecting", max_connecting, 1)
         problems.raise_any()
-        self._name = str(self.endpoint).partition("?")[0]
+        self._name = self.endpoint.place
         self._options = dial_options(self.endpoint)
         self._contexts = None if self.endpoint.tls is None else ContextCache(self.endpoint.tls, logs.stale_files)
         self._resolver: Lookup = Resolver() if resolver is None else resolver

@@ -33,6 +33,11 @@ _NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
 # EWOULDBLOCK is Windows' way to say EINPROGRESS; on Linux it is EAGAIN, a full UNIX backlog (connect(2)).
 _PENDING = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR} | (set() if _LINUX else {errno.EWOULDBLOCK}))
 
+# Whole seconds everywhere. macOS calls the idle time TCP_KEEPALIVE (tcp(4)).
+_KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+_KEEPINTVL: int | None = getattr(socket, "TCP_KEEPINTVL", None)
+_KEEPCNT: int | None = getattr(socket, "TCP_KEEPCNT", None)
+
 Option = tuple[int, int, int]
 
 
@@ -61,18 +66,12 @@ def dial_options(endpoint: Endpoint, *, for_loop: bool = True) -> DialOptions:
 def _keepalive_options(keepalive: Keepalive | None) -> tuple[Option, ...]:
     if keepalive is None:
         return ()
-    wanted = (
-        # macOS calls the idle time TCP_KEEPALIVE (tcp(4)); whole seconds everywhere.
-        (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), math.ceil(keepalive.idle)),
-        (("TCP_KEEPINTVL",), math.ceil(keepalive.interval)),
-        (("TCP_KEEPCNT",), keepalive.count),
+    values = math.ceil(keepalive.idle), math.ceil(keepalive.interval), keepalive.count
+    times = zip((_KEEPIDLE, _KEEPINTVL, _KEEPCNT), values, strict=True)
+    return (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *((socket.IPPROTO_TCP, option, value) for option, value in times if option is not None),
     )
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    for names, value in wanted:
-        found = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
-        if found is not None:
-            options.append((socket.IPPROTO_TCP, found, value))
-    return tuple(options)
 
 
 async def dial_addresses(

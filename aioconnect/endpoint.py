@@ -305,9 +305,11 @@ class Endpoint:
             changed = _changed(self.tls, _PLAIN_TLS)
             options |= {name: changed[name] for name in _TLS_OPTIONS if changed.get(name, "") != ""}
         query = "&".join(f"{name}={urls.quote(_option_text(value))}" for name, value in options.items())
-        return self._place() + (f"?{query}" if query else "")
+        return self.place + (f"?{query}" if query else "")
 
-    def _place(self) -> str:
+    @property
+    def place(self) -> str:
+        """The URL without its options: what an endpoint is called in messages."""
         if self.path is not None:
             return urls.format_path(self.path)
         # Only an interface's % is left to encode in a checked host. A name that is not ASCII stays readable.
