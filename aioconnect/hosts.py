@@ -97,6 +97,8 @@ def host_fault(host: str) -> str | None:
     >>> host_fault("db.internal"), host_fault("1.2.3")
     (None, 'must be a name, or an IPv4 address of four numbers from 0 to 255')
     """
+    if literal_family(host) is socket.AF_INET:
+        return None
     faults = (
         (not host, "must not be empty"),
         ("\0" in host, "must not contain a NUL character"),
