@@ -18,7 +18,8 @@ def lost(endpoint: str, error: NetworkError) -> None:
 
 def restored(endpoint: str, failures: int, seconds: float) -> None:
     """The endpoint works again."""
-    logger.info("%s is reachable again after %d failed attempts in %.1f s", endpoint, failures, seconds)
+    attempts = "attempt" if failures == 1 else "attempts"
+    logger.info("%s is reachable again after %d failed %s in %.1f s", endpoint, failures, attempts, seconds)
 
 
 def stale_files(error: ConfigError) -> None:

@@ -1,0 +1,67 @@
+"""Events are cheap frozen values, and the alias `Event` names them all."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import get_args
+
+import pytest
+
+import aioconnect
+from aioconnect import events
+from aioconnect.errors import ConnectRefused
+from aioconnect.events import (
+    AttemptFailed,
+    AttemptStarted,
+    Connected,
+    Event,
+    GaveUp,
+    Observer,
+    Resolved,
+    Retrying,
+)
+
+ERROR = ConnectRefused(address=("10.0.0.7", 5432))
+SAMPLES: tuple[Event, ...] = (
+    AttemptStarted("tcp://db:5432", 1),
+    Resolved("tcp://db:5432", (("10.0.0.7", 5432),), 0.002),
+    AttemptFailed("tcp://db:5432", 1, ERROR, 0.001),
+    Retrying("tcp://db:5432", 1, ERROR, 0.5),
+    Connected("tcp://db:5432", 2, ("10.0.0.7", 5432), 0.001),
+    GaveUp("tcp://db:5432", ERROR),
+)
+each_event = pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
+
+
+def test_event_names_them_all() -> None:
+    defined = {cls for cls in vars(events).values() if inspect.isclass(cls) and cls.__module__ == events.__name__}
+    assert set(get_args(Event)) == defined == {type(event) for event in SAMPLES}
+    assert (aioconnect.Event, aioconnect.Observer) == (Event, Observer)
+
+
+@each_event
+def test_an_event_is_a_frozen_value(event: Event) -> None:
+    assert event == type(event)(*event)
+    assert event.endpoint == "tcp://db:5432"
+    with pytest.raises(AttributeError):
+        event.endpoint = "other"  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        event.other = 1  # type: ignore[union-attr]
+    assert str(pickle.loads(pickle.dumps(event))) == str(event)
+
+
+@each_event
+def test_an_event_matches_by_name(event: Event) -> None:
+    match event:
+        case (
+            AttemptStarted(attempt=number)
+            | AttemptFailed(attempt=number)
+            | Connected(attempt=number)
+            | Retrying(attempts=number)
+        ):
+            assert number in {1, 2}
+        case Resolved(addresses=addresses):
+            assert addresses == (("10.0.0.7", 5432),)
+        case GaveUp(error=error):
+            assert error is ERROR
