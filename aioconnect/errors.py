@@ -243,20 +243,19 @@ class NetworkError(AioconnectError, OSError):
 
     def replaced(self, **fields: Any) -> Self:
         """A new error of the same class with some fields changed; it has no traceback and no cause."""
-        new = _made(type(self), self.args, self.__dict__)
-        new.__dict__.pop("_notes", None)
-        new.__dict__.update(fields)
-        return new
+        fields = self.__dict__ | fields
+        fields.pop("_notes", None)
+        return _made(type(self), self.args, fields)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__, _picklable(self.__cause__))
 
 
-def _made(cls: type[_Made], args: tuple[Any, ...], fields: Mapping[str, Any]) -> _Made:
-    """An error with just these fields: nothing is worked out as `NetworkError.__init__` does it."""
+def _made(cls: type[_Made], args: tuple[Any, ...], fields: dict[str, Any]) -> _Made:
+    """An error with just these fields, which it keeps: nothing is worked out as `NetworkError.__init__` does it."""
     new = cls.__new__(cls, *args)
     OSError.__init__(new, *args)
-    new.__dict__.update(fields)
+    new.__dict__ = fields
     return new
 
 
