@@ -167,6 +167,19 @@ def plain_refused(place: Place) -> Open:
     return connect
 
 
+def bare_refused(place: Place) -> Open:
+    """The kernel's part of it, and no error."""
+
+    async def connect() -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        address = place.host, place.closed
+        if sock.connect_ex(address) == errno.EINPROGRESS and sock.connect_ex(address) != errno.ECONNREFUSED:
+            raise AssertionError("not refused")
+        sock.close()
+
+    return connect
+
+
 CLIENTS = {
     "Connector.connect": Client(ours, close_connection),
     "Connector.connect, no keepalive": Client(functools.partial(ours, keepalive=None), close_connection),
@@ -182,6 +195,7 @@ CLIENTS = {
     "connect_ex twice + create_connection(sock=)": Client(bare, close_connection),
     "Connector.connect refused": Client(ours_refused),
     "open_connection refused": Client(plain_refused),
+    "connect_ex twice, refused": Client(bare_refused),
 }
 
 
@@ -237,6 +251,7 @@ COMPARISONS = (
     Comparison("4", "Connector.connect", "aiohappyeyeballs + open_connection(sock=)", 0.75, 0.75),
     Comparison("4", "Connector.connect", "anyio.connect_tcp", 0.4, 0.4),
     Comparison("5", "Connector.connect refused", "open_connection refused", 0.5, 0.75),
+    Comparison("5", "connect_ex twice, refused", "open_connection refused"),
 )
 
 
