@@ -9,25 +9,25 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
-from aioconnect.validation import Problems
+from aioconnect.validation import Problems, check_duration
 
 __all__ = ("Backoff", "Jitter")
 
 Jitter = Literal["full", "equal", "decorrelated", "none"]
 
-_JITTERS: tuple[Jitter, ...] = ("full", "equal", "decorrelated", "none")
+_JITTERS: tuple[Jitter, ...] = get_args(Jitter)
 
 
 class Backoff(wait_base):
     """Capped exponential backoff with jitter; a ``tenacity`` wait, usable wherever tenacity takes one.
 
-    ``initial``, ``maximum``: seconds. ``factor``: growth for each attempt. ``jitter``, with
-    ``e = min(maximum, initial * factor ** (attempt - 1))``:
+    ``initial``, ``maximum``: seconds, or texts such as ``"100ms"``. ``factor``: growth for each attempt.
+    ``jitter``, with ``e = min(maximum, initial * factor ** (attempt - 1))``:
 
     - ``"full"``: uniform in ``[0, e]``; the least work for a server that comes back.
     - ``"equal"``: ``e / 2`` plus uniform in ``[0, e / 2]``; never a very short wait.
@@ -56,30 +56,26 @@ class Backoff(wait_base):
 
     def __init__(
         self,
-        initial: float = 0.1,
-        maximum: float = 5.0,
+        initial: float | str = 0.1,
+        maximum: float | str = 5.0,
         factor: float = 2.0,
         jitter: Jitter = "full",
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         problems = Problems()
-        seconds = "must be a finite number of seconds, not negative"
-        for field, value, low, right in (
-            ("initial", initial, 0, seconds),
-            ("maximum", maximum, 0, seconds),
-            ("factor", factor, 1, "must be a finite number, at least 1"),
-        ):
-            if not _is_number(value, low):
-                problems.add(field, value, right)
-        if not problems.found and maximum < initial:
+        least = check_duration(problems, "initial", initial, zero=True)
+        most = check_duration(problems, "maximum", maximum, zero=True)
+        if not problems.found and most < least:
             problems.add("maximum", maximum, f"must not be below initial, {initial!r}")
+        if not _is_factor(factor):
+            problems.add("factor", factor, "must be a finite number, at least 1")
         if jitter not in _JITTERS:
             problems.add("jitter", jitter, f"must be one of {', '.join(_JITTERS)}")
         if not callable(uniform):
             problems.add("uniform", uniform, "must be a callable of (low, high)")
         problems.raise_any()
         # Floats overflow, and integers grow: 2 ** attempts takes seconds and megabytes after a day of attempts.
-        numbers = {"initial": float(initial), "maximum": float(maximum), "factor": float(factor)}
+        numbers = {"initial": least, "maximum": most, "factor": float(factor)}
         for name, setting in {**numbers, "jitter": jitter, "uniform": uniform}.items():
             object.__setattr__(self, name, setting)
 
@@ -125,8 +121,8 @@ class Backoff(wait_base):
 
     def __repr__(self) -> str:
         return (
-            f"Backoff(initial={self.initial:g}, maximum={self.maximum:g}, "
-            f"factor={self.factor:g}, jitter={self.jitter!r})"
+            f"Backoff(initial={self.initial!r}, maximum={self.maximum!r}, "
+            f"factor={self.factor!r}, jitter={self.jitter!r})"
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -134,5 +130,5 @@ class Backoff(wait_base):
         return Backoff, self._key()[: 4 if self.uniform == random.uniform else 5]
 
 
-def _is_number(value: object, low: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= sys.float_info.max
+def _is_factor(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= sys.float_info.max

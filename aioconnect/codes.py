@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 from types import MappingProxyType
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 __all__ = (
     "EAI",
@@ -39,8 +39,8 @@ __all__ = (
 Kind = Literal["transient", "local", "starting", "denied", "permanent"]
 Phase = Literal["resolve", "socket", "bind", "connect", "tls", "prepare", "wait", "pool", "use"]
 
-KINDS: tuple[Kind, ...] = ("transient", "local", "starting", "denied", "permanent")
-PHASES: tuple[Phase, ...] = ("resolve", "socket", "bind", "connect", "tls", "prepare", "wait", "pool", "use")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Row(NamedTuple):
@@ -203,7 +203,7 @@ _BY_MEMBER = MappingProxyType({entry.member: entry for entry in _ROWS})
 _SPLIT = MappingProxyType(
     {
         code: tuple(entry.member for entry in _ROWS if entry.code == code)
-        for code in ("ENOPROTOOPT", "EAGAIN", "EADDRNOTAVAIL", "EADDRINUSE", "EACCES", "EPERM")
+        for code in dict.fromkeys(entry.code for entry in _ROWS if "@" in entry.member)
     }
 )
 
@@ -335,19 +335,24 @@ def row_of(code: str, phase: str = "connect", address: object = None, *, port_gi
     if phase == "use":
         return _row_in_use(code)
     if code not in _SPLIT:
-        return _BY_MEMBER.get(code) or Row(code, "permanent")
-    family = family_of(address)
-    if code == "ENOPROTOOPT":
-        place = "connect" if phase == "connect" else "socket"
-    elif code == "EAGAIN":
-        place = "unix" if family == "unix" else "inet"
-    elif code == "EADDRNOTAVAIL":
-        place = "bind" if phase in ("bind", "socket") else "inet6" if family == "inet6" else "inet"
-    elif code == "EADDRINUSE":
-        place = "port" if phase == "bind" and port_given else "ephemeral"
-    else:
-        place = "local" if family == "unix" or phase in ("bind", "socket", "resolve") else "inet"
-    return _BY_MEMBER[f"{code}@{place}"]
+        return row(code)
+    return _BY_MEMBER[f"{code}@{_place(code, phase, family_of(address), port_given)}"]
+
+
+def _place(code: str, phase: str, family: str, port_given: bool) -> str:  # noqa: FBT001
+    """Which of the members of a code with several: what tells them apart is another thing for each."""
+    bound = phase in ("bind", "socket")
+    match code:
+        case "ENOPROTOOPT":
+            return "connect" if phase == "connect" else "socket"
+        case "EAGAIN":
+            return "unix" if family == "unix" else "inet"
+        case "EADDRNOTAVAIL":
+            return "bind" if bound else "inet6" if family == "inet6" else "inet"
+        case "EADDRINUSE":
+            return "port" if phase == "bind" and port_given else "ephemeral"
+        case _:
+            return "local" if bound or family == "unix" or phase == "resolve" else "inet"
 
 
 def _row_in_use(code: str) -> Row:

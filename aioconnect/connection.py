@@ -33,9 +33,9 @@ from aioconnect.errors import (
     NetworkError,
     PeerClosed,
 )
-from aioconnect.resolver import wait_until
-from aioconnect.retrying import bounded
+from aioconnect.limits import bounded, wait_until
 from aioconnect.tls import ContextCache
+from aioconnect.validation import seconds
 
 __all__ = ("DEFAULT_LIMIT", "Connection", "Reader", "Writer", "streams")
 
@@ -107,6 +107,7 @@ class Writer(StreamWriter):
     """asyncio's ``StreamWriter``; writing after a loss is silent on both loops, and ``drain`` raises."""
 
     _protocol: _Protocol
+    _reader: StreamReader | None
     _transport: asyncio.Transport
 
     # Not through super(): the same call depth as asyncio's, so no cost while the connection lives.
@@ -140,6 +141,36 @@ class Writer(StreamWriter):
         """Start closing; ``wait_closed`` waits for it."""
         self._protocol.closed_here = True
         self._transport.close()
+
+    async def start_tls(
+        self,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        **options: Any,
+    ) -> None:
+        """Upgrade to TLS, as asyncio's. Raises `TLSError` and the like; the connection is then closed."""
+        reader = cast(Reader, self._reader)
+        try:
+            await super().start_tls(
+                sslcontext,
+                server_hostname=server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                **options,
+            )
+        except Exception as exc:
+            self.abort()
+            self.lost(exc)
+            error = errors.translate(exc, "tls", reader.address)
+            if error is None or error is exc:
+                raise
+            raise error from exc
+        except BaseException:
+            self.abort()
+            self.lost(None)
+            raise
+        reader.carried_by(self._transport)
 
     def abort(self) -> None:
         """Close at once and drop what is buffered."""
@@ -245,7 +276,8 @@ def streams(loop: asyncio.AbstractEventLoop, limit: int, address: Address) -> tu
 class Connection:
     """An established connection: a reader and a writer of asyncio's kinds, and the endpoint they lead to.
 
-    ``async with`` closes it at the end, or aborts it if the block ended by an exception. Reading and writing raise
+    ``async with`` closes it at the end, or aborts it if the block ended by an exception in the middle of a message:
+    anywhere but after `mark_clean`. Reading and writing raise
     `ConnectionLost` and its subclasses; `read` at the end of the stream returns ``b""``.
     """
 
@@ -319,7 +351,7 @@ class Connection:
         self,
         tls: TLS | ssl.SSLContext | None = None,
         server_hostname: str | None = None,
-        timeout: float | None = None,
+        timeout: float | str | None = None,
     ) -> None:
         """Upgrade to TLS in place (STARTTLS). The peer's name is verified as for a ``tls://`` endpoint.
 
@@ -332,34 +364,25 @@ class Connection:
             settings = replace(settings, server_hostname=server_hostname)
         hostname = self.endpoint.replace(tls=settings).server_hostname()
         context = ContextCache(settings).get()
-        limit = math.inf if timeout is None else asyncio.get_running_loop().time() + timeout
+        limit = math.inf if timeout is None else asyncio.get_running_loop().time() + seconds("timeout", timeout)
         # CPython 3.11 cannot be told a shutdown_timeout here; `aclose` has a limit of its own.
         options = {"ssl_shutdown_timeout": settings.shutdown_timeout} if sys.version_info >= (3, 12) else {}
-        try:
-            upgrading = self.writer.start_tls(
-                context, server_hostname=hostname, ssl_handshake_timeout=settings.handshake_timeout, **options
-            )
-            await bounded(upgrading, limit, "call", phase="tls", address=self.reader.address)
-        except Exception as exc:
-            self.abort()
-            self.writer.lost(exc)
-            error = errors.translate(exc, "tls", self.reader.address)
-            if error is None or error is exc:
-                raise
-            raise error from exc
-        except BaseException:
-            self.abort()
-            self.writer.lost(None)
-            raise
-        self.reader.carried_by(self.writer.transport)
+        upgrading = self.writer.start_tls(
+            context, server_hostname=hostname, ssl_handshake_timeout=settings.handshake_timeout, **options
+        )
+        await bounded(upgrading, limit, "call", phase="tls", address=self.reader.address)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is lost, closed or about to be, or at its end, as far as the loop has seen."""
+        return self.writer.is_closing() or self.reader.exception() is not None or self.reader.at_eof()
 
     def is_usable(self) -> bool:
         """Whether nothing speaks against using it: not closing, no error, not at its end, nothing unread.
 
         Bytes nobody asked for, a FIN and a reset that the loop has not seen yet are found by asking the kernel.
         """
-        reader = self.reader
-        if self.writer.is_closing() or reader.exception() is not None or reader.buffered or reader.at_eof():
+        if self.is_closing or self.reader.buffered:
             return False
         sock = self.writer.get_extra_info("socket")
         if sock is None or not hasattr(select, "poll") or (fd := sock.fileno()) < 0:
@@ -374,12 +397,12 @@ class Connection:
         """Say that the protocol is between messages, so that an exception from here on does not spoil it."""
         self._clean = True
 
-    async def aclose(self, timeout: float = 5.0) -> None:
+    async def aclose(self, timeout: float | str = 5.0) -> None:
         """Send what is buffered and close; after ``timeout`` seconds, abort. A loss meanwhile is no error any more."""
         if not self.writer.is_closing():
             self.writer.close()
         try:
-            await self.writer.gone(asyncio.get_running_loop().time() + timeout)
+            await self.writer.gone(asyncio.get_running_loop().time() + seconds("timeout", timeout, zero=True))
         finally:
             self.abort()
 
@@ -393,7 +416,7 @@ class Connection:
     async def __aexit__(
         self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if exc is None:
+        if exc is None or self._clean:
             await self.aclose()
         else:
             self.abort()

@@ -11,24 +11,35 @@ import contextlib
 import functools
 import math
 import socket
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from aioconnect import errors, logs
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Writer, streams
 from aioconnect.dialer import DialOptions, dial_addresses, dial_options
-from aioconnect.endpoint import TLS, Endpoint
-from aioconnect.errors import Address, ConfigError, ConnectTimeout, NetworkError
-from aioconnect.events import AttemptFailed, AttemptStarted, Connected, Event, GaveUp, Observer, Resolved, Retrying
+from aioconnect.endpoint import Endpoint
+from aioconnect.errors import Address, ConfigError, NetworkError
+from aioconnect.events import (
+    AttemptFailed,
+    AttemptStarted,
+    Cancelled,
+    Connected,
+    Event,
+    GaveUp,
+    Observer,
+    Resolved,
+    Retrying,
+)
+from aioconnect.gate import Gate
+from aioconnect.handover import HandOver
 from aioconnect.hosts import Target, ascii_host
+from aioconnect.limits import Source, bounded
 from aioconnect.policy import Policy
 from aioconnect.race import interleaved
-from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, literal, wait_until
-from aioconnect.retrying import TICK, Source, attempt_limit, bounded, retry
-from aioconnect.tls import ContextCache
-from aioconnect.validation import Problems, check_duration, check_integer
+from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, literal
+from aioconnect.retrying import attempt_limit, retry
+from aioconnect.validation import Problems, check_integer, seconds
 
 __all__ = ("Connecting", "Connector", "ConnectorStats", "Prepare")
 
@@ -58,26 +69,51 @@ class ConnectorStats(NamedTuple):
     last_error: NetworkError | None
 
 
-class Connecting(Generic[T]):
-    """A connect to come: ``await`` it for the result, or ``async with`` it to have that closed at the end."""
+class Connecting(Coroutine[Any, Any, T]):
+    """A connection being asked for: ``await`` it, give it to a task, or ``async with`` it to have it closed at the end.
 
-    __slots__ = ("_result", "_start")
+    Nothing happens before. Each ``await`` asks for another connection; ``async with`` is for one at a time.
+    """
 
-    def __init__(self, start: Callable[[], Awaitable[T]]) -> None:
+    __slots__ = ("_coroutine", "_held", "_start")
+
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._start = start
+        self._coroutine: Coroutine[Any, Any, T] | None = None
+        self._held: T | None = None
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._start().__await__()
 
+    def send(self, value: Any, /) -> Any:
+        """Run as a coroutine, as a task does."""
+        if self._coroutine is None:
+            self._coroutine = self._start()
+        return self._coroutine.send(value)
+
+    def throw(self, *exc: Any) -> Any:
+        """Throw into the coroutine, as a task does when it is cancelled."""
+        if self._coroutine is None:
+            self._coroutine = self._start()
+        return self._coroutine.throw(*exc)
+
+    def close(self) -> None:
+        """Give up what was begun as a coroutine."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+
     async def __aenter__(self) -> T:
-        self._result = await self._start()
-        return self._result
+        if self._held is not None:
+            raise RuntimeError("this connection is in use by another `async with`; call connect() for each")
+        self._held = await self._start()
+        return self._held
 
     async def __aexit__(
         self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        result: Any = self._result
-        await result.__aexit__(cls, exc, traceback)
+        held: Any = self._held
+        self._held = None
+        await held.__aexit__(cls, exc, traceback)
 
 
 class Connector:
@@ -112,42 +148,44 @@ class Connector:
         self.endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint.parse(endpoint)
         self.policy = policy
         self.prepare = prepare
-        self.observers = tuple(observers)
+        self.observers = _observers(problems, observers)
         self.limit = check_integer(problems, "limit", limit, 1)
-        given: dict[str, object] = vars(self)
-        if not isinstance(given["policy"], Policy):
-            problems.add("policy", given["policy"], "must be a Policy")
-        if given["prepare"] is not None and not callable(given["prepare"]):
-            problems.add("prepare", given["prepare"], "must be a coroutine function of a Connection")
+        if not isinstance(policy, Policy):
+            problems.add("policy", policy, "must be a Policy")
+        if prepare is not None and not callable(prepare):
+            problems.add("prepare", prepare, "must be a coroutine function of a Connection")
+        if resolver is not None and not all(hasattr(resolver, name) for name in ("resolve", "known", "forget")):
+            problems.add("resolver", resolver, "must have the methods resolve, known and forget")
         if max_connecting is not None:
             max_connecting = check_integer(problems, "max_connecting", max_connecting, 1)
         problems.raise_any()
         self._name = self.endpoint.place
         self._options = dial_options(self.endpoint)
-        self._contexts = None if self.endpoint.tls is None else ContextCache(self.endpoint.tls, logs.stale_files)
+        self._hand_over = HandOver(self.endpoint)
         self._resolver: Lookup = Resolver() if resolver is None else resolver
         self._queries = tuple(_query(self.endpoint, target) for target in self.endpoint.targets)
         self._fixed = _fixed(self.endpoint, self._queries)
-        self._gate = _Gate(math.inf if max_connecting is None else max_connecting)
+        self._gate = Gate(math.inf if max_connecting is None else max_connecting)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempts = 0
         self._connected = 0
         self._failures: dict[str, int] = {}
         self._last_error: NetworkError | None = None
+        self._reachable: bool | None = None
         self._lost_at: float | None = None
         self._lost_attempts = 0
 
-    def connect(self, timeout: float | None = None) -> Connecting[Connection]:
+    def connect(self, timeout: float | str | None = None) -> Connecting[Connection]:
         """A prepared `Connection`: ``await connector.connect()`` or ``async with connector.connect() as conn``.
 
         ``timeout``: seconds for this call; the smaller of it and the policy's wins. Raises a `ConnectError` that
         tells of every attempt, `ConfigError` for files that cannot be loaded, and what ``prepare`` raises that is
         no error of a connection.
         """
-        return Connecting(functools.partial(self._call, self._to_connection, timeout))
+        return Connecting(functools.partial(self._call, self._to_connection, self._total(timeout)))
 
     async def create_connection(
-        self, protocol_factory: Callable[[], P], timeout: float | None = None
+        self, protocol_factory: Callable[[], P], timeout: float | str | None = None
     ) -> tuple[asyncio.Transport, P]:
         """A transport and a protocol, as ``loop.create_connection``, with retries and typed errors.
 
@@ -157,11 +195,11 @@ class Connector:
         async def finish(
             sock: socket.socket, info: AddressInfo, limit: float, source: Source
         ) -> tuple[asyncio.Transport, P]:
-            return await self._to_transport(protocol_factory, sock, info, limit, source)
+            return await self._hand_over.transport(protocol_factory, sock, info, limit, source)
 
-        return await self._call(finish, timeout)
+        return await self._call(finish, self._total(timeout))
 
-    async def dial(self, timeout: float | None = None) -> socket.socket:
+    async def dial(self, timeout: float | str | None = None) -> socket.socket:
         """A connected, non-blocking socket, for any library's ``sock=``. There is no TLS and no ``prepare``.
 
         Raises as `connect` does, and `ConfigError` for a TLS endpoint: only its streams can speak TLS.
@@ -173,18 +211,17 @@ class Connector:
         async def finish(sock: socket.socket, *_: object) -> socket.socket:
             return sock
 
-        return await self._call(finish, timeout, options)
+        return await self._call(finish, self._total(timeout), options)
 
     def stats(self) -> ConnectorStats:
         """What happened so far."""
-        reachable = None if not self._connected and self._last_error is None else self._lost_at is None
         return ConnectorStats(
             attempts=self._attempts,
             connected=self._connected,
             failures=MappingProxyType(dict(self._failures)),
             connecting=self._gate.inside,
             waiting=self._gate.waiting,
-            reachable=reachable,
+            reachable=self._reachable,
             last_error=self._last_error,
         )
 
@@ -194,22 +231,30 @@ class Connector:
     # -- One call ------------------------------------------------------------------------------------------------
 
     def _call(
-        self, finish: _Finish[T], timeout: float | None, options: DialOptions | None = None
+        self, finish: _Finish[T], total: float | None, options: DialOptions | None = None
     ) -> Coroutine[Any, Any, T]:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        total = self.policy.timeout
-        if timeout is not None:
-            total = _smaller(timeout, total)
         attempt = functools.partial(self._attempt, finish, self._options if options is None else options)
         if not self.observers:
             return retry(self.policy, attempt, total, endpoint=self._name)
         return self._observed(retry(self.policy, attempt, total, self._retrying, self._name))
 
+    def _total(self, timeout: float | str | None) -> float | None:
+        """The time limit of one call, in seconds: the smaller of its own and the policy's."""
+        total = self.policy.timeout
+        if timeout is None:
+            return total
+        given = seconds("timeout", timeout)
+        return given if total is None else min(given, total)
+
     async def _observed(self, call: Coroutine[Any, Any, T]) -> T:
         try:
             return await call
+        except asyncio.CancelledError:
+            self._tell(Cancelled(self._name))
+            raise
         except Exception as exc:
             self._tell(GaveUp(self._name, exc))
             raise
@@ -222,9 +267,9 @@ class Connector:
             began = loop.time()
         limit, source = attempt_limit(self.policy, began, deadline)
         self._attempts += 1
-        if self.observers:
-            self._tell(AttemptStarted(self._name, number))
         try:
+            if self.observers:
+                self._tell(AttemptStarted(self._name, number))
             addresses = self._fixed or self._known(began)
             if not addresses:
                 addresses = await self._resolved(limit, source)
@@ -236,6 +281,7 @@ class Connector:
         finally:
             gate.leave()
         self._connected += 1
+        self._reachable = True
         if self._lost_at is not None:
             self._restored(loop.time())
         if self.observers:
@@ -247,8 +293,8 @@ class Connector:
             if not self._loop.is_closed():
                 raise RuntimeError(f"{self!r} belongs to another event loop; make one connector for each loop")
             # A new one: what the closed loop left unfinished may still leave the old one, when it is collected.
-            self._gate = _Gate(self._gate.size)
-            self._lost_at = None
+            self._gate = Gate(self._gate.size)
+            self._reachable = self._lost_at = None
             self._lost_attempts = 0
         self._loop = loop
         for query in self._queries:
@@ -263,40 +309,52 @@ class Connector:
         if len(self._queries) == 1:
             found = known(self._queries[0], now)
             return found if not found or len(found) == 1 else self._ordered(found)
-        every: list[list[AddressInfo] | BaseException] = [found for q in self._queries if (found := known(q, now))]
+        every = [self._ordered(found) for query in self._queries if (found := known(query, now))]
         return self._gathered(every) if len(every) == len(self._queries) else None
 
     async def _resolved(self, limit: float, source: Source) -> list[AddressInfo]:
         began = asyncio.get_running_loop().time()
-        queries, resolve = self._queries, self._resolver.resolve
-        if len(queries) == 1:
-            addresses = self._ordered(await resolve(queries[0], limit, source))
-            if not addresses:
-                raise _no_address(queries[0])
+        if len(self._queries) == 1:
+            addresses = await self._looked_up(self._queries[0], limit, source)
         else:
             if limit < math.inf:
                 # One name whose servers are silent must leave the others time to be dialed.
                 limit, source = began + (limit - began) / 2, "attempt"
-            lookups = [resolve(query, limit, source) for query in queries]
+            lookups = [self._looked_up(query, limit, source) for query in self._queries]
             addresses = self._gathered(await asyncio.gather(*lookups, return_exceptions=True))
         if self.observers:
             elapsed = asyncio.get_running_loop().time() - began
             self._tell(Resolved(self._name, tuple(info.sockaddr for info in addresses), elapsed))
         return addresses
 
-    def _gathered(self, outcomes: list[list[AddressInfo] | BaseException]) -> list[AddressInfo]:
-        """The addresses of all targets, in their order; a target without any only counts if no other has one."""
+    async def _looked_up(self, query: Query, limit: float, source: Source) -> list[AddressInfo]:
+        """The addresses of one name. A resolver that is not ours gets our limit, and its errors are typed."""
+        place = query.host, query.port
+        resolving = self._resolver.resolve(query, limit, source)
+        try:
+            ours = isinstance(self._resolver, Resolver)
+            found = await (resolving if ours else bounded(resolving, limit, source, "resolve", place))
+        except Exception as exc:
+            error = errors.translate(exc, "resolve", place)
+            if error is None or error is exc:
+                raise
+            raise error from exc
+        if not found:
+            words = "the resolver found no address"
+            raise errors.typed("EAI_NODATA", "resolve", place, strerror=words)
+        return self._ordered(found)
+
+    def _gathered(self, outcomes: Sequence[list[AddressInfo] | BaseException]) -> list[AddressInfo]:
+        """The addresses of all targets, in their order; what fails for one only counts if no other has any."""
         addresses: list[AddressInfo] = []
         failures: list[NetworkError] = []
-        for target, query, outcome in zip(self.endpoint.targets, self._queries, outcomes, strict=True):
-            if not isinstance(outcome, BaseException):
-                found = self._ordered(outcome)
-                addresses += [info._replace(target=target) for info in found]
-                error = None if found else _no_address(query)
-            elif (error := errors.translate(outcome, "resolve", (query.host, query.port))) is None:
+        for target, outcome in zip(self.endpoint.targets, outcomes, strict=True):
+            if isinstance(outcome, NetworkError):
+                failures.append(outcome.with_traceback(None))
+            elif isinstance(outcome, BaseException):
                 raise outcome
-            if error is not None:
-                failures.append(error.with_traceback(None))
+            else:
+                addresses += [info._replace(target=target) for info in outcome]
         if not addresses:
             raise errors.decisive(failures, self.policy).replaced(errors=tuple(failures))
         return addresses
@@ -309,60 +367,12 @@ class Connector:
     async def _to_connection(self, sock: socket.socket, info: AddressInfo, limit: float, source: Source) -> Connection:
         loop = asyncio.get_running_loop()
         reader, protocol = streams(loop, self.limit, info.sockaddr)
-        transport, _ = await self._to_transport(lambda: protocol, sock, info, limit, source)
+        transport, _ = await self._hand_over.transport(lambda: protocol, sock, info, limit, source)
         endpoint = self.endpoint if info.target is None else self.endpoint.replace(targets=(info.target,))
         connection = Connection(reader, Writer(transport, protocol, reader, loop), endpoint)
         if self.prepare is not None:
             await self._prepared(self.prepare, connection, info, limit, source)
         return connection
-
-    async def _to_transport(
-        self, factory: Callable[[], P], sock: socket.socket, info: AddressInfo, limit: float, source: Source
-    ) -> tuple[asyncio.Transport, P]:
-        """Hand the socket over to a transport of the loop; if that fails, it is closed."""
-        loop = asyncio.get_running_loop()
-        try:
-            create = loop.create_connection if self.endpoint.path is None else loop.create_unix_connection
-            if self._contexts is None:
-                made = await create(factory, sock=sock)
-            else:
-                made = await create(factory, sock=sock, **self._tls_arguments(self._contexts, info, limit, source))
-            if not self.endpoint.nodelay and self.endpoint.path is None:
-                # After the hand-over, since both loops switch it on; a socket that died meanwhile says so itself.
-                with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
-            return made
-        except asyncio.CancelledError:
-            sock.close()
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # uvloop turns ECANCELED into CancelledError; nobody has cancelled this task.
-        except Exception as exc:
-            sock.close()
-            error = errors.translate(exc, "tls" if self._contexts else "connect", info.sockaddr)
-            if error is None or error is exc:
-                raise
-            if isinstance(error, ConnectTimeout):
-                # The loop's handshake timer ran out: on whose limit it was set, only the clock tells.
-                error.source = source if loop.time() >= limit - TICK else "attempt"
-            raise error from exc
-        raise errors.typed("ECANCELED", "tls" if self._contexts else "connect", info.sockaddr)
-
-    def _tls_arguments(self, contexts: ContextCache, info: AddressInfo, limit: float, source: Source) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            "ssl": contexts.get(),
-            "server_hostname": self.endpoint.server_hostname(info.target),
-        }
-        left = limit - asyncio.get_running_loop().time()
-        if left <= 0:
-            raise ConnectTimeout(None, "no time left for TLS", phase="tls", source=source)
-        tls = self.endpoint.tls or TLS()
-        handshake = left if tls.handshake_timeout is None else min(tls.handshake_timeout, left)
-        arguments["ssl_handshake_timeout"] = handshake if handshake < math.inf else None
-        if tls.shutdown_timeout is not None:
-            arguments["ssl_shutdown_timeout"] = tls.shutdown_timeout
-        return arguments
 
     async def _prepared(
         self, prepare: Prepare, connection: Connection, info: AddressInfo, limit: float, source: Source
@@ -374,6 +384,9 @@ class Connector:
             if _cancels() > cancels:
                 # The hook has swallowed a cancellation of the whole call, which must not end in a connection.
                 raise asyncio.CancelledError
+            if connection.is_closing:
+                words = "the connection was closed while it was made ready"
+                raise errors.typed("ECONNRESET", "prepare", address, strerror=words)
         except Exception as exc:
             connection.abort()
             if _cancels() > cancels:
@@ -389,10 +402,13 @@ class Connector:
     # -- What is learnt, and told --------------------------------------------------------------------------------
 
     def _failed(self, exc: Exception, number: int, began: float) -> None:
-        for query in self._queries:
-            self._resolver.forget(query)
         loop = asyncio.get_running_loop()
         if isinstance(exc, NetworkError):
+            if exc.phase != "prepare":
+                # Somebody was there in that phase; else the name may have moved.
+                for query in self._queries:
+                    self._resolver.forget(query)
+            self._reachable = False
             if exc.elapsed is None:
                 exc.elapsed = loop.time() - began
             self._last_error = exc
@@ -419,60 +435,10 @@ class Connector:
         for observer in self.observers:
             try:
                 observer(event)
-            except Exception as exc:  # noqa: BLE001  (whatever it is, it must not break a connect)
+            except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  (it must not break a connect)
+                # Nothing is awaited here, so a CancelledError is only what some future held.
                 context = {"message": f"observer {observer!r} raised", "exception": exc}
                 asyncio.get_running_loop().call_exception_handler(context)
-
-
-class _Gate:
-    """At most so many inside; others wait in line, and each slot goes straight to the first of them."""
-
-    __slots__ = ("inside", "line", "size")
-
-    def __init__(self, size: float) -> None:
-        self.size = size
-        self.inside = 0
-        self.line: deque[asyncio.Future[Any]] = deque()
-
-    @property
-    def waiting(self) -> int:
-        return len(self.line)
-
-    def enter(self) -> bool:
-        """Go in if there is room and nobody is waiting."""
-        if self.inside >= self.size or self.line:
-            return False
-        self.inside += 1
-        return True
-
-    async def admitted(self, deadline: float) -> None:
-        """Wait in line until a loop time. Raises `ConnectTimeout`, phase ``"wait"``."""
-        place: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.line.append(place)
-        try:
-            if await wait_until(place, deadline):
-                return
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.result() is _ADMITTED:
-                # The slot was on its way to us.
-                self.leave()
-            raise
-        finally:
-            if place in self.line:
-                self.line.remove(place)
-        raise ConnectTimeout(None, "too many connects under way", phase="wait", source="call")
-
-    def leave(self) -> None:
-        """Give the slot to the first in line who still waits."""
-        while self.line:
-            place = self.line.popleft()
-            if not place.done():
-                place.set_result(_ADMITTED)
-                return
-        self.inside -= 1
-
-
-_ADMITTED = object()
 
 
 def _query(endpoint: Endpoint, target: Target) -> Query:
@@ -493,12 +459,20 @@ def _cancels() -> int:
     return 0 if task is None else task.cancelling()
 
 
-def _no_address(query: Query) -> NetworkError:
-    return errors.typed("EAI_NODATA", "resolve", (query.host, query.port), strerror="the resolver found no address")
+def _hang_up(sock: socket.socket) -> None:
+    """End a connection that a TLS transport of the loop may still hold, which then closes the socket.
+
+    When the cancel comes together with the end of the handshake, both loops start to close politely and wait up to
+    30 s for the peer. To close the socket under them would leave them with a number that is soon somebody else's.
+    """
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
-def _smaller(timeout: float, total: float | None) -> float:
-    problems = Problems()
-    seconds = check_duration(problems, "timeout", timeout)
-    problems.raise_any()
-    return seconds if total is None else min(seconds, total)
+def _observers(problems: Problems, given: object) -> tuple[Observer, ...]:
+    if isinstance(given, Iterable):
+        every = tuple(cast("Iterable[Observer]", given))
+        if all(map(callable, every)):
+            return every
+    problems.add("observers", given, "must be callables of an event, in a sequence")
+    return ()

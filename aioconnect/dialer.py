@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from aioconnect import codes, errors
 from aioconnect.endpoint import Endpoint, Keepalive
 from aioconnect.errors import ConnectTimeout, Decides, NetworkError
+from aioconnect.limits import Source, wait_until
 from aioconnect.race import Race
-from aioconnect.resolver import AddressInfo, wait_until
-from aioconnect.retrying import Source
+from aioconnect.resolver import AddressInfo
 
 __all__ = ("DialOptions", "dial_addresses", "dial_options")
 

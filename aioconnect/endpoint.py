@@ -21,9 +21,9 @@ from aioconnect import hosts, urls, validation
 from aioconnect.hosts import Target
 from aioconnect.validation import Problems
 
-__all__ = ("TLS", "Endpoint", "Keepalive", "Target")
+__all__ = ("OPTIONS", "TLS", "Endpoint", "Keepalive", "Target")
 
-_ENDPOINT_OPTIONS = (
+OPTIONS: tuple[str, ...] = (
     "local_addr",
     "keepalive",
     "user_timeout",
@@ -34,6 +34,8 @@ _ENDPOINT_OPTIONS = (
     "proto",
     "flags",
 )
+"""What an endpoint can be told besides where it is and how to speak TLS."""
+
 _TLS_OPTIONS = (
     "server_hostname",
     "ca_file",
@@ -240,9 +242,9 @@ class Endpoint:
         (Target(host='a', port=5432), Target(host='b', port=5432))
         """
         problems = Problems()
-        parts = urls.split_url(problems, text, _ENDPOINT_OPTIONS + _TLS_OPTIONS)
+        parts = urls.split_url(problems, text, OPTIONS + _TLS_OPTIONS)
         options: dict[str, Any] = {"targets": parts.targets, "path": parts.path}
-        options |= {name: text for name, text in parts.options.items() if name in _ENDPOINT_OPTIONS}
+        options |= {name: text for name, text in parts.options.items() if name in OPTIONS}
         options |= overrides
         options["tls"] = _parsed_tls(problems, parts, overrides.get("tls"))
         if problems.found:
@@ -300,7 +302,7 @@ class Endpoint:
 
     def __str__(self) -> str:
         """The URL with the options that are not at their defaults; a TLS ``context`` has no text form."""
-        options = {name: value for name, value in _changed(self, _PLAIN).items() if name in _ENDPOINT_OPTIONS}
+        options = {name: value for name, value in _changed(self, _PLAIN).items() if name in OPTIONS}
         if self.tls is not None:
             changed = _changed(self.tls, _PLAIN_TLS)
             options |= {name: changed[name] for name in _TLS_OPTIONS if changed.get(name, "") != ""}
@@ -402,7 +404,7 @@ def _check_endpoint(problems: Problems, values: dict[str, Any]) -> None:
     if values["path"] is None:
         hosts.check_families(problems, values["family"], values["local_addr"], values["targets"])
         return
-    for name in _ENDPOINT_OPTIONS:
+    for name in OPTIONS:
         if values[name] != getattr(_PLAIN, name):
             problems.add(name, _option_text(values[name]), "is for TCP: must not be given for a UNIX socket")
     if values["tls"] is not None and values["tls"].server_hostname is None:

@@ -708,7 +708,7 @@ def translate(
 
 def _rephased(exc: NetworkError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     """What a nested connection's error means to the one being prepared; elsewhere it keeps its own place."""
-    if phase not in ("tls", "prepare"):
+    if phase not in ("resolve", "tls", "prepare"):
         return exc
     if isinstance(exc, ConnectionTLSError):
         fields |= {"reason": exc.reason, "library": exc.library}

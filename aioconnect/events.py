@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 from aioconnect.errors import Address, NetworkError
 
-__all__ = ("AttemptFailed", "AttemptStarted", "Connected", "Event", "GaveUp", "Observer", "Resolved", "Retrying")
+__all__ = (
+    "AttemptFailed",
+    "AttemptStarted",
+    "Cancelled",
+    "Connected",
+    "Event",
+    "GaveUp",
+    "Observer",
+    "Resolved",
+    "Retrying",
+)
 
 
 class AttemptStarted(NamedTuple):
@@ -35,6 +45,11 @@ class AttemptFailed(NamedTuple):
     attempt: int
     error: Exception
     elapsed: float
+
+    @property
+    def code(self) -> str | None:
+        """The symbolic code; ``None`` for a foreign error."""
+        return getattr(self.error, "code", None)
 
 
 class Retrying(NamedTuple):
@@ -62,7 +77,13 @@ class GaveUp(NamedTuple):
     error: Exception
 
 
-Event = AttemptStarted | Resolved | AttemptFailed | Retrying | Connected | GaveUp
+class Cancelled(NamedTuple):
+    """A call was cancelled, or its caller's own time limit has passed."""
+
+    endpoint: str
+
+
+Event = AttemptStarted | Resolved | AttemptFailed | Retrying | Connected | GaveUp | Cancelled
 
 Observer = Callable[[Event], object]
 """Called with each event, in the event loop, at once. What it returns is ignored; what it raises goes to the loop's

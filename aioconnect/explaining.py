@@ -410,5 +410,5 @@ def unknown(what: str) -> str:
     hint = f"; did you mean {folded[near[0]]}?" if near else ""
     shown = what if len(what) <= 60 else f"{what[:57]}..."
     # A pasted line may hold a URL with a password.
-    shown = "'***'" if "://" in what and "@" in what else repr(shown)
+    shown = "'***'" if "@" in what or "://" in what else repr(shown)
     return f"what={shown}: must be a code, a number, an exception or a text that speaks of one{hint}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeVar
@@ -15,7 +16,8 @@ from tenacity import RetryCallState
 from aioconnect.backoff import Backoff
 from aioconnect.errnoset import DENIED, LOCAL, STARTING, TRANSIENT, Entry, ErrnoSet
 from aioconnect.errors import ConnectRefused, ConnectTimeout
-from aioconnect.retrying import Call, attempt_limit, bounded, retry
+from aioconnect.limits import bounded
+from aioconnect.retrying import Call, attempt_limit, retry
 from aioconnect.validation import Problems, check_integer, check_optional_duration
 
 __all__ = ("Policy", "retry_if_code")
@@ -78,10 +80,9 @@ class Policy:
             "breaker": breaker,
             "budget": budget,
         }
-        # A class is callable too: what is meant is one of it.
-        if not callable(wait) or isinstance(wait, type):
+        if not _is_strategy(wait):
             problems.add("wait", wait, "must be a Backoff or another tenacity wait")
-        if stop is not None and (not callable(stop) or isinstance(stop, type)):
+        if stop is not None and not _is_strategy(stop):
             problems.add("stop", stop, "must be a tenacity stop, or None")
         for field in ("breaker", "budget"):
             if values[field] is not None:
@@ -118,7 +119,7 @@ class Policy:
 
         return retry(self, attempt, self.timeout)
 
-    def wraps(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def wraps(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """A decorator: the coroutine function, called through `call`.
 
         @policy.wraps
@@ -199,6 +200,13 @@ class Policy:
                 return pauses, ended
             pauses.append(pause)
             began = ended + pause
+
+
+def _is_strategy(given: object) -> bool:
+    """Whether it can be asked. Not a class, of which one is meant; nothing that would have to be awaited."""
+    if not callable(given) or isinstance(given, type):
+        return False
+    return not (inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(type(given).__call__))
 
 
 def _named(codes: ErrnoSet) -> str:

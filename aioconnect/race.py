@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from itertools import islice, zip_longest
 from typing import TypeVar
 
 __all__ = ("AT_ONCE", "Race", "interleaved")
@@ -82,10 +81,9 @@ def interleaved(items: Iterable[T], family: Callable[[T], int], first: int = 1) 
     groups: dict[int, list[T]] = {}
     for item in items:
         groups.setdefault(family(item), []).append(item)
-    if len(groups) < 2:
-        return [item for group in groups.values() for item in group]
-    leading = next(iter(groups.values()))
-    head, groups[next(iter(groups))] = leading[: first - 1], leading[first - 1 :]
-    missing = object()
-    turns = zip_longest(*groups.values(), fillvalue=missing)
-    return head + [item for turn in turns for item in islice(turn, None) if item is not missing]  # type: ignore[misc]
+    if not groups:
+        return []
+    leading, *others = groups.values()
+    queues = [leading[first - 1 :], *others]
+    turns = range(max(map(len, queues)))
+    return leading[: first - 1] + [queue[turn] for turn in turns for queue in queues if turn < len(queue)]

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, Protocol
 
 from aioconnect import errors
 from aioconnect.hosts import Target, ascii_host, literal_family
-from aioconnect.retrying import Source
+from aioconnect.limits import Source, wait_until
 from aioconnect.validation import Problems, check_duration
 
-__all__ = ("AddressInfo", "Lookup", "Query", "Resolver", "literal", "wait_until")
+__all__ = ("AddressInfo", "Lookup", "Query", "Resolver", "literal")
 
 
 class AddressInfo(NamedTuple):
@@ -99,7 +99,7 @@ class Resolver:
     def __init__(self, timeout: float | str = 5.0, ttl: float | str = 5.0) -> None:
         problems = Problems()
         self.timeout = check_duration(problems, "timeout", timeout)
-        self.ttl = 0.0 if ttl in (0, "0") else check_duration(problems, "ttl", ttl)
+        self.ttl = check_duration(problems, "ttl", ttl, zero=True)
         problems.raise_any()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._answers: _Answers = {}
@@ -208,29 +208,6 @@ class _Flight:
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-async def wait_until(future: asyncio.Future[Any], limit: float) -> bool:
-    """Wait for a future until a loop time: whether it was done by then.
-
-    On a timer of its own, not ``asyncio.timeout``, which costs twice as much and cancels the task to tell it.
-    """
-    if limit == math.inf:
-        await future
-        return True
-    timer = future.get_loop().call_at(limit, _give_up, future)
-    try:
-        return await future is not _GIVEN_UP
-    finally:
-        timer.cancel()
-
-
-_GIVEN_UP = object()
-
-
-def _give_up(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_result(_GIVEN_UP)
 
 
 def _looked_up(network: Any, query: Query, flags: int = 0) -> list[AddressInfo] | BaseException:

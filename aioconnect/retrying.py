@@ -11,29 +11,20 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from types import CoroutineType, coroutine
-from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from tenacity import RetryCallState
 
-from aioconnect.codes import Phase
-from aioconnect.errors import Address, Attempt, ConnectTimeout, NetworkError, StopReason, classify, translate
+from aioconnect.errors import Attempt, ConfigError, ConnectTimeout, NetworkError, StopReason, classify, translate
+from aioconnect.limits import TICK, Source
 
-__all__ = ("TICK", "Call", "Rules", "Source", "attempt_limit", "bounded", "retry")
+__all__ = ("Call", "Rules", "attempt_limit", "retry")
 
 T = TypeVar("T")
 
-Source = Literal["attempt", "call"]
-"""Whose limit binds an attempt: its own, or that of the whole call."""
-
 BeforeSleep = Callable[[NetworkError | None, float, int], None]
 """Called with the last error, the pause in seconds and the number of attempts so far."""
-
-TICK = 0.002
-"""Seconds by which a timer may fire early: uvloop's clock counts whole milliseconds."""
-
-_Steps = Generator[Any, Any, T]
 
 _KEPT = 16
 """`Attempt` records a call keeps: the first one and the last fifteen, for an outage may last for days."""
@@ -191,7 +182,7 @@ class Call:
             return "timeout"
         if not rules.retryable(error):
             return "permanent"
-        state.upcoming_sleep = rules.wait(state)
+        state.upcoming_sleep = _checked(rules.wait(state))
         if rules.max_attempts is not None and self.count >= rules.max_attempts:
             return "attempts"
         if rules.stop is not None and rules.stop(state):
@@ -243,10 +234,16 @@ class Call:
     def _decided(self) -> NetworkError | None:
         """The error of the last completed attempt: one that the call's limit only cut short says less."""
         last = self.attempts[-1].error
-        cut = isinstance(last, ConnectTimeout) and last.source == "call" and self.late
-        if cut and self.count > 1:
+        if self.late and self.count > 1 and last is not None and _was_cut(last):
             return self.attempts[-2].error or last
         return last
+
+
+def _checked(pause: float) -> float:
+    """What a wait gave, if it can be slept. NaN passes every comparison with a limit, and breaks the loop's timers."""
+    if isinstance(pause, (int, float)) and 0 <= pause < math.inf:
+        return pause
+    raise ConfigError(f"wait={pause!r}: must give a finite number of seconds, not negative")
 
 
 class _Outcome:
@@ -307,63 +304,3 @@ def _within(exc: BaseException) -> Sequence[BaseException]:
     if isinstance(exc, NetworkError):
         return exc.errors
     return cast("BaseExceptionGroup[BaseException]", exc).exceptions if isinstance(exc, BaseExceptionGroup) else ()
-
-
-async def bounded(
-    awaitable: Awaitable[T], limit: float, source: Source, phase: Phase = "connect", address: Address = None
-) -> T:
-    """Await something foreign until a loop time. Raises `ConnectTimeout`, with that place, when that passes.
-
-    The timer is armed only once the awaitable suspends, since ``asyncio.timeout`` costs several microseconds. What
-    ends in time but only because it swallowed the cancellation is late all the same.
-    """
-    # A coroutine takes its first step as it is; whatever else can be awaited is, in one.
-    steps: _Steps[T] = awaitable if type(awaitable) is CoroutineType else _awaited(awaitable)  # type: ignore[assignment]
-    try:
-        first = steps.send(None)
-    except StopIteration as end:
-        done: T = end.value
-        return done
-    timer = asyncio.timeout_at(None if limit == math.inf else limit)
-    try:
-        async with timer:
-            result = await _resumed(first, steps)
-    except TimeoutError as exc:
-        if not timer.expired():
-            raise
-        raise _expired(source, phase, address) from exc
-    if timer.expired():
-        raise _expired(source, phase, address)
-    return result
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
-
-
-def _expired(source: Source, phase: Phase, address: Address) -> ConnectTimeout:
-    words = f"not done within the {source}'s time limit"
-    return ConnectTimeout(None, words, source=source, phase=phase, address=address)
-
-
-@coroutine
-def _resumed(first: Any, steps: _Steps[T]) -> Generator[Any, Any, T]:
-    """``yield from`` for an iterator that has been started already (PEP 380 spells it out)."""
-    value, sent = first, None
-    while True:
-        try:
-            sent = yield value
-        except GeneratorExit:
-            steps.close()
-            raise
-        except BaseException as exc:  # noqa: BLE001  (thrown on into the awaitable)
-            thrown: BaseException | None = exc
-        else:
-            thrown = None
-        try:
-            value = steps.send(sent) if thrown is None else steps.throw(thrown)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            del thrown

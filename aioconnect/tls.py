@@ -28,10 +28,10 @@ class ContextCache:
     each state of the files. A later state that works clears it.
     """
 
-    __slots__ = ("_context", "_on_problem", "_stamps", "_tls", "problem")
+    __slots__ = ("_context", "_on_problem", "_stamps", "problem", "tls")
 
     def __init__(self, tls: TLS, on_problem: Callable[[ConfigError], object] | None = None) -> None:
-        self._tls = tls
+        self.tls = tls
         self._on_problem = on_problem
         self._context: ssl.SSLContext | None = None
         self._stamps: tuple[tuple[int, ...], ...] = ()
@@ -45,15 +45,15 @@ class ContextCache:
 
         Raises ConfigError, with the original error as its cause, if there is no context yet to fall back on.
         """
-        if self._tls.context is not None:
-            return self._tls.context
+        if self.tls.context is not None:
+            return self.tls.context
         # Taken before the files are read: a change in between is then found the next time.
-        stamps = tuple(_stamp(path) for _, path in _files_of(self._tls))
+        stamps = tuple(_stamp(path) for _, path in _files_of(self.tls))
         if self._context is not None and stamps == self._stamps:
             return self._context
         self._stamps = stamps
         try:
-            self._context = build_context(self._tls)
+            self._context = build_context(self.tls)
             self.problem = None
         except ConfigError as error:
             if self._context is None:
@@ -95,13 +95,15 @@ def build_context(tls: TLS) -> ssl.SSLContext:
 
     Raises ConfigError, which names the field, the file and the reason, with the original error as its cause.
     """
-    # The certificate first: to find a mistake in it must not cost the loading of the system's authorities.
-    _load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls)
+    if tls.cert_file is not None:
+        # First, into a context of its own: to find a mistake must not cost the loading of the system's authorities.
+        _load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls, tls.cert_file)
     try:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=tls.ca_file)
     except OSError as error:
         _fail(error, "ca_file", tls.ca_file, "must be a PEM file of certificates")
-    _load_certificate(context, tls)
+    if tls.cert_file is not None:
+        _load_certificate(context, tls, tls.cert_file)
     if tls.minimum_version is not None:
         context.minimum_version = ssl.TLSVersion[tls.minimum_version.replace(".", "_")]
     if tls.alpn:
@@ -118,25 +120,23 @@ def _refuse_passphrase() -> str:
     raise _PassphraseNeededError
 
 
-def _load_certificate(context: ssl.SSLContext, tls: TLS) -> None:
-    if tls.cert_file is None:
-        return
-    key_field, key_path = ("cert_file", tls.cert_file) if tls.key_file is None else ("key_file", tls.key_file)
+def _load_certificate(context: ssl.SSLContext, tls: TLS, cert_file: str) -> None:
+    key_field, key_path = ("cert_file", cert_file) if tls.key_file is None else ("key_file", tls.key_file)
     try:
-        context.load_cert_chain(tls.cert_file, tls.key_file, password=_refuse_passphrase)
+        context.load_cert_chain(cert_file, tls.key_file, password=_refuse_passphrase)
     except _PassphraseNeededError as error:
         right = "must be a key without a passphrase; load this one into an SSLContext and give that as context"
         _fail(error, key_field, key_path, right)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            _fail(error, key_field, key_path, f"must hold the key of the certificate in {tls.cert_file!r}")
-        if not _holds_certificate(tls.cert_file):
-            _fail(error, "cert_file", tls.cert_file, "must be a PEM file with the certificate")
+            _fail(error, key_field, key_path, f"must hold the key of the certificate in {cert_file!r}")
+        if not _holds_certificate(cert_file):
+            _fail(error, "cert_file", cert_file, "must be a PEM file with the certificate")
         _fail(error, key_field, key_path, "must be a PEM file with the private key")
     except OSError as error:
         # The error does not say which of the two files it is about.
-        cert_fails = tls.key_file is None or not _is_readable(tls.cert_file)
-        field, path = ("cert_file", tls.cert_file) if cert_fails else (key_field, key_path)
+        cert_fails = tls.key_file is None or not _is_readable(cert_file)
+        field, path = ("cert_file", cert_file) if cert_fails else (key_field, key_path)
         _fail(error, field, path, "must be a readable file")
 
 

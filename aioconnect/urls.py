@@ -61,7 +61,8 @@ def split_url(problems: Problems, text: object, known: Collection[str]) -> Parts
             problems.add("url", "@", CREDENTIALS)
         parts = _network_parts(problems, place)
     if fragment:
-        problems.add("fragment", fragment, "must not be there; a # is written %23")
+        # Not shown: a # may have been in a password.
+        problems.add("fragment", "#", "must not be there; a # is written %23")
     _read_options(problems, query, known, parts.options)
     return parts
 
@@ -114,9 +115,9 @@ def _socket_path(problems: Problems, place: str) -> str:
 def _read_options(problems: Problems, query: str, known: Collection[str], options: dict[str, str]) -> None:
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
-        # The value of an unknown option is never shown: it may well be a password.
+        # The value of an unknown option is never shown: it may well be a password. A name without one may be its tail.
         if name not in known:
-            problems.add("option", name, f"is unknown; {did_you_mean(name, known)}")
+            problems.add("option", name if equals or not name else "...", f"is unknown; {did_you_mean(name, known)}")
         elif name in options:
             problems.add("option", name, "must be given only once")
         elif not equals:

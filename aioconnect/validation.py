@@ -30,6 +30,7 @@ __all__ = (
     "format_duration",
     "is_url",
     "parse_duration",
+    "seconds",
     "shown",
     "switch",
 )
@@ -91,8 +92,11 @@ def shown(value: object) -> str:
         every = cast("Sequence[object]", value)
         return f"({', '.join(shown(each) for each in every[:4])}{', ...' if len(every) > 4 else ''})"
     text = _printed(value)
-    if "@" in text or "%40" in text:
+    if "@" in text or "%40" in text or "\uff20" in text:
         return "'***'"
+    if "://" in text and "?" in text:
+        # Somewhere in its query may be a token.
+        return text.partition("?")[0] + "?***'"
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
@@ -165,20 +169,34 @@ def format_duration(seconds: float) -> str:
 
 
 def check_duration(
-    problems: Problems, field: str, value: object, low: float = 0.0, high: float = sys.float_info.max
+    problems: Problems,
+    field: str,
+    value: object,
+    low: float = 0.0,
+    high: float = sys.float_info.max,
+    *,
+    zero: bool = False,
 ) -> float:
-    """Seconds, as a number or a text such as ``"250ms"``: from low to high, and more than 0 in any case."""
+    """Seconds, as a number or a text such as ``"250ms"``: from low to high, and more than 0 unless ``zero`` is good."""
     seconds = _seconds(value)
     if seconds is None:
         problems.add(field, value, "must be a number of seconds, or a text such as '250ms', '2s', '1m'")
         return 1.0
     # NaN fails every comparison, so the test is for what is right.
-    if low <= seconds <= high and seconds > 0:
+    if low <= seconds <= high and (zero or seconds > 0):
         return seconds
-    least = f"at least {format_duration(low)}" if low else "more than 0"
+    least = f"at least {format_duration(low)}" if low else "at least 0" if zero else "more than 0"
     most = "finite" if high == sys.float_info.max else f"at most {format_duration(high)}"
     problems.add(field, value, f"must be {least} and {most}")
     return 1.0
+
+
+def seconds(field: str, value: object, *, zero: bool = False) -> float:
+    """A duration given to a call, in seconds. Raises ConfigError at once if it is none."""
+    problems = Problems()
+    checked = check_duration(problems, field, value, zero=zero)
+    problems.raise_any()
+    return checked
 
 
 def _seconds(value: object) -> float | None:

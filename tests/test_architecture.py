@@ -23,11 +23,11 @@ LAYERS = (
     ("codes", "explanations"),
     ("explaining",),
     ("errors",),
-    ("validation", "events"),
-    ("errnoset", "backoff", "hosts", "urls", "logs"),
+    ("validation", "events", "limits"),
+    ("errnoset", "backoff", "hosts", "urls", "logs", "gate"),
     ("endpoint", "retrying"),
     ("policy", "tls", "resolver", "race"),
-    ("dialer", "connection"),
+    ("dialer", "connection", "handover"),
     ("connector",),
     ("functions",),
     (PACKAGE,),
@@ -46,8 +46,9 @@ ASYNCIO_FOR_ITS_EXCEPTIONS = frozenset({"errors"})
 
 CANCEL = frozenset({"BaseException", "CancelledError"})
 MAY_CATCH_CANCEL = {
-    ("aioconnect.connector", "_to_transport"): "uvloop turns ECANCELED into a CancelledError that nobody has sent",
-    ("aioconnect.retrying", "_resumed"): "a step of `yield from`: what is thrown in is thrown on",
+    ("aioconnect.connector", "_tell"): "an observer is not awaited: what it raises is no cancellation of ours",
+    ("aioconnect.handover", "transport"): "uvloop turns ECANCELED into a CancelledError that nobody has sent",
+    ("aioconnect.limits", "_resumed"): "a step of `yield from`: what is thrown in is thrown on",
 }
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 MAKES_MUTABLE = frozenset(

@@ -782,7 +782,7 @@ async def test_events_of_a_cancelled_call() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(3):
             await connector.dial()
-    assert [type(event).__name__ for event in seen][-2:] == ["Retrying", "AttemptStarted"]
+    assert [type(event).__name__ for event in seen][-3:] == ["Retrying", "AttemptStarted", "Cancelled"]
 
 
 @virtual
@@ -1069,7 +1069,7 @@ async def test_no_time_left_for_the_handshake(authority: Authority) -> None:
     """The dial used it up; nothing is left open, and it is told as what it is."""
     with listening() as server:
         connector = Connector(Endpoint(*server.getsockname(), tls=aioconnect.TLS(ca_file=authority.ca_file)), ONCE)
-        contexts: Any = connector._contexts
+        contexts: Any = connector._hand_over._contexts
         context = contexts.get()
 
         def slow(_: object) -> ssl.SSLContext:

@@ -14,6 +14,7 @@ from aioconnect.errors import ConnectRefused
 from aioconnect.events import (
     AttemptFailed,
     AttemptStarted,
+    Cancelled,
     Connected,
     Event,
     GaveUp,
@@ -30,6 +31,7 @@ SAMPLES: tuple[Event, ...] = (
     Retrying("tcp://db:5432", 1, ERROR, 0.5),
     Connected("tcp://db:5432", 2, ("10.0.0.7", 5432), 0.001),
     GaveUp("tcp://db:5432", ERROR),
+    Cancelled("tcp://db:5432"),
 )
 each_event = pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
 
@@ -65,3 +67,10 @@ def test_an_event_matches_by_name(event: Event) -> None:
             assert addresses == (("10.0.0.7", 5432),)
         case GaveUp(error=error):
             assert error is ERROR
+        case Cancelled(endpoint=endpoint):
+            assert endpoint == "tcp://db:5432"
+
+
+def test_a_failed_attempt_has_the_code_of_its_error() -> None:
+    assert AttemptFailed("tcp://db:5432", 1, ERROR, 0.1).code == "ECONNREFUSED"
+    assert AttemptFailed("tcp://db:5432", 1, LookupError(), 0.1).code is None

@@ -34,8 +34,9 @@ from aioconnect.errors import (
     NetworkError,
     classify,
 )
+from aioconnect.limits import TICK
 from aioconnect.policy import Policy
-from aioconnect.retrying import TICK, Call, attempt_limit, bounded, retry
+from aioconnect.retrying import Call, attempt_limit, retry
 from tests.support.clock import run_virtual, virtual
 from tests.support.leaks import EAGER, cancel_everywhere
 
@@ -845,83 +846,3 @@ async def test_an_exhausted_call_leaves_nothing_to_the_collector(make: Any) -> N
         gc.garbage.clear()
         gc.enable()
     assert left == []
-
-
-# Bounded
-
-
-@virtual
-async def test_bounded() -> None:
-    loop = asyncio.get_running_loop()
-    assert await bounded(asyncio.sleep(1, "done"), 1.5, "attempt") == "done"
-    assert await bounded(asyncio.sleep(1, "done"), math.inf, "call") == "done"
-    with pytest.raises(ConnectTimeout) as info:
-        await bounded(asyncio.sleep(9), 3.0, "attempt", "prepare", ("10.0.0.7", 80))
-    assert loop.time() == 3.0
-    error = info.value
-    assert (error.source, error.phase, error.address) == ("attempt", "prepare", ("10.0.0.7", 80))
-    assert error.description == "not done within the attempt's time limit"
-    assert isinstance(error.__cause__, TimeoutError)
-
-
-@virtual
-async def test_bounded_lets_errors_pass() -> None:
-    for error in (TimeoutError("its own"), KeyError("x"), ConnectRefused()):
-        for seconds in (0, 1):
-            with pytest.raises(type(error)) as info:
-                await bounded(Script((seconds, error))(), math.inf if seconds else 99.0, "call")
-            assert info.value is error
-
-
-@virtual
-async def test_a_limit_that_has_passed_already() -> None:
-    async def at_once() -> str:
-        return "done"
-
-    assert await bounded(at_once(), -1.0, "call") == "done"  # nothing to wait for
-    with pytest.raises(ConnectTimeout):
-        await bounded(asyncio.sleep(0.5), -1.0, "call")
-    assert asyncio.get_running_loop().time() == 0.0
-
-
-@virtual
-async def test_bounded_passes_on_what_is_sent_and_thrown() -> None:
-    """The awaitable has taken its first step before the timer is set; the steps after it are passed through."""
-    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    async def adding() -> int:
-        total = 0
-        for _ in range(3):
-            await asyncio.sleep(1)
-            total += 1
-        try:
-            total += await future
-        except ConnectionResetError:
-            await asyncio.sleep(1)
-            total += 100
-        return total
-
-    asyncio.get_running_loop().call_later(5, future.set_exception, ConnectionResetError())
-    assert await bounded(adding(), 99.0, "call") == 103
-
-
-async def test_bounded_that_is_closed_closes_what_it_awaits() -> None:
-    closed: list[str] = []
-
-    async def inner() -> None:
-        try:
-            await asyncio.sleep(math.inf)
-        finally:
-            closed.append("inner")
-
-    async def outer() -> None:
-        await bounded(inner(), math.inf, "call")
-
-    task = asyncio.create_task(outer())
-    await asyncio.sleep(0)
-    coroutine = task.get_coro()
-    assert coroutine is not None
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    assert closed == ["inner"]

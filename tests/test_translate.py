@@ -690,7 +690,7 @@ def test_what_says_nothing_about_a_connection(exc: BaseException) -> None:
 # What is typed already
 
 
-@pytest.mark.parametrize("phase", ["connect", "use", "resolve", "pool"])
+@pytest.mark.parametrize("phase", ["connect", "use", "pool"])
 def test_a_typed_error_stays_what_it_is(phase: codes.Phase) -> None:
     for error in (ConnectRefused(address=V4), ConnectionResetByPeer(address=V4), NotReady()):
         assert translate(error, phase, V6) is error
@@ -726,7 +726,7 @@ def test_a_typed_error_stays_what_it_is(phase: codes.Phase) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-@pytest.mark.parametrize("phase", ["tls", "prepare"])
+@pytest.mark.parametrize("phase", ["resolve", "tls", "prepare"])
 def test_a_typed_error_while_a_connection_is_made_ready(
     inner: NetworkError, cls: type[NetworkError], code: str, kind: str, phase: codes.Phase
 ) -> None:

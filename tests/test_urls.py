@@ -50,7 +50,7 @@ def test_what_is_wrong_behind_the_place_is_only_noted() -> None:
     assert parts == Parts("tls", ("a:1",), None, {"alpn": "h2"})
     assert problems.found == [
         "path='/db': must not be there: only ?options can follow tls://host:port",
-        "fragment='x': must not be there; a # is written %23",
+        "fragment='#': must not be there; a # is written %23",
         "option='nodelya': is unknown; did you mean nodelay?",
         "option='alpn': must be given only once",
         "nodelay='%2': must have two hexadecimal digits after each %",

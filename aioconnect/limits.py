@@ -1,0 +1,107 @@
+"""Time limits: loop times by which something has to end, and waiting that keeps to them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Generator
+from types import CoroutineType, coroutine
+from typing import Any, Literal, TypeVar
+
+from aioconnect.codes import Phase
+from aioconnect.errors import Address, ConnectTimeout
+
+__all__ = ("TICK", "Source", "bounded", "wait_until")
+
+T = TypeVar("T")
+
+Source = Literal["attempt", "call"]
+"""Whose limit it is: that of one attempt, or that of the whole call."""
+
+TICK = 0.002
+"""Seconds by which a timer may fire early: uvloop's clock counts whole milliseconds."""
+
+_Steps = Generator[Any, Any, T]
+
+
+async def wait_until(future: asyncio.Future[Any], limit: float) -> bool:
+    """Wait for a future until a loop time: whether it was done by then.
+
+    On a timer of its own, not ``asyncio.timeout``, which costs twice as much and cancels the task to tell it.
+    """
+    if limit == math.inf:
+        await future
+        return True
+    timer = future.get_loop().call_at(limit, _give_up, future)
+    try:
+        return await future is not _GIVEN_UP
+    finally:
+        timer.cancel()
+
+
+_GIVEN_UP = object()
+
+
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_result(_GIVEN_UP)
+
+
+async def bounded(
+    awaitable: Awaitable[T], limit: float, source: Source, phase: Phase = "connect", address: Address = None
+) -> T:
+    """Await something foreign until a loop time. Raises `ConnectTimeout`, with that place, when that passes.
+
+    The timer is armed only once the awaitable suspends, since ``asyncio.timeout`` costs several microseconds. What
+    ends in time but only because it swallowed the cancellation is late all the same.
+    """
+    # A coroutine takes its first step as it is; whatever else can be awaited is, in one.
+    steps: _Steps[T] = awaitable if type(awaitable) is CoroutineType else _awaited(awaitable)  # type: ignore[assignment]
+    try:
+        first = steps.send(None)
+    except StopIteration as end:
+        done: T = end.value
+        return done
+    timer = asyncio.timeout_at(None if limit == math.inf else limit)
+    try:
+        async with timer:
+            result = await _resumed(first, steps)
+    except TimeoutError as exc:
+        if not timer.expired():
+            raise
+        raise _expired(source, phase, address) from exc
+    if timer.expired():
+        raise _expired(source, phase, address)
+    return result
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _expired(source: Source, phase: Phase, address: Address) -> ConnectTimeout:
+    words = f"not done within the {source}'s time limit"
+    return ConnectTimeout(None, words, source=source, phase=phase, address=address)
+
+
+@coroutine
+def _resumed(first: Any, steps: _Steps[T]) -> Generator[Any, Any, T]:
+    """``yield from`` for an iterator that has been started already (PEP 380 spells it out)."""
+    value, sent = first, None
+    while True:
+        try:
+            sent = yield value
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as exc:  # noqa: BLE001  (thrown on into the awaitable)
+            thrown: BaseException | None = exc
+        else:
+            thrown = None
+        try:
+            value = steps.send(sent) if thrown is None else steps.throw(thrown)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            del thrown
