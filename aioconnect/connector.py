@@ -195,7 +195,7 @@ class Connector:
         async def finish(
             sock: socket.socket, info: AddressInfo, limit: float, source: Source
         ) -> tuple[asyncio.Transport, P]:
-            return await self._hand_over.transport(protocol_factory, sock, info, limit, source)
+            return await self._hand_over.made_by(protocol_factory, sock, info, limit, source)
 
         return await self._call(finish, self._total(timeout))
 
@@ -367,7 +367,7 @@ class Connector:
     async def _to_connection(self, sock: socket.socket, info: AddressInfo, limit: float, source: Source) -> Connection:
         loop = asyncio.get_running_loop()
         reader, protocol = streams(loop, self.limit, info.sockaddr)
-        transport, _ = await self._hand_over.transport(lambda: protocol, sock, info, limit, source)
+        transport, _ = await self._hand_over.transport(protocol, sock, info, limit, source)
         endpoint = self.endpoint if info.target is None else self.endpoint.replace(targets=(info.target,))
         connection = Connection(reader, Writer(transport, protocol, reader, loop), endpoint)
         if self.prepare is not None:

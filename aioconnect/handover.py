@@ -31,18 +31,17 @@ class HandOver:
         self._contexts = None if endpoint.tls is None else ContextCache(endpoint.tls, logs.stale_files)
 
     async def transport(
-        self, factory: Callable[[], P], sock: socket.socket, info: AddressInfo, limit: float, source: Source
+        self, protocol: P, sock: socket.socket, info: AddressInfo, limit: float, source: Source
     ) -> tuple[asyncio.Transport, P]:
-        """A transport that owns the socket, and its protocol; if there is none, the socket is closed.
+        """A transport that owns the socket, with that protocol; if there is none, the socket is closed.
 
         Raises `TLSError`, `ConnectReset`, `ConnectTimeout` and the like, with phase ``"tls"`` where there is TLS;
-        `ConfigError` for TLS files that cannot be loaded and for a factory that makes no protocol.
+        `ConfigError` for TLS files that cannot be loaded.
         """
         loop = asyncio.get_running_loop()
         create = loop.create_connection if self._endpoint.path is None else loop.create_unix_connection
         try:
             arguments = {} if self._contexts is None else self._tls_arguments(self._contexts, info, limit, source)
-            protocol = _made_by(factory)
         except BaseException:
             sock.close()
             raise
@@ -70,6 +69,21 @@ class HandOver:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
         return made
 
+    async def made_by(
+        self, factory: Callable[[], P], sock: socket.socket, info: AddressInfo, limit: float, source: Source
+    ) -> tuple[asyncio.Transport, P]:
+        """As `transport`, with the protocol that a factory makes; `ConfigError` if it makes none."""
+        try:
+            protocol = factory()
+            # Checked before there is a transport: one with nobody to tell would keep the descriptor until collected.
+            if not hasattr(protocol, "connection_made"):
+                name = type(protocol).__name__
+                raise ConfigError(f"protocol_factory=<{name}>: must make an asyncio protocol")
+        except BaseException:
+            sock.close()
+            raise
+        return await self.transport(protocol, sock, info, limit, source)
+
     def _let_go(self, sock: socket.socket) -> None:
         """Close the socket of a cancelled hand-over, unless a transport has to.
 
@@ -96,11 +110,3 @@ class HandOver:
         if tls.shutdown_timeout is not None:
             arguments["ssl_shutdown_timeout"] = tls.shutdown_timeout
         return arguments
-
-
-def _made_by(factory: Callable[[], P]) -> P:
-    # Checked before there is a transport: one with nobody to tell would keep the descriptor until it is collected.
-    protocol = factory()
-    if not hasattr(protocol, "connection_made"):
-        raise ConfigError(f"protocol_factory=<{type(protocol).__name__}>: must make an asyncio protocol")
-    return protocol
