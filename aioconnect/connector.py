@@ -7,13 +7,12 @@ exist, nothing above looks at an errno.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import math
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from aioconnect import errors, logs
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Writer, streams
@@ -459,20 +458,9 @@ def _cancels() -> int:
     return 0 if task is None else task.cancelling()
 
 
-def _hang_up(sock: socket.socket) -> None:
-    """End a connection that a TLS transport of the loop may still hold, which then closes the socket.
-
-    When the cancel comes together with the end of the handshake, both loops start to close politely and wait up to
-    30 s for the peer. To close the socket under them would leave them with a number that is soon somebody else's.
-    """
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _observers(problems: Problems, given: object) -> tuple[Observer, ...]:
-    if isinstance(given, Iterable):
-        every = tuple(cast("Iterable[Observer]", given))
-        if all(map(callable, every)):
-            return every
-    problems.add("observers", given, "must be callables of an event, in a sequence")
-    return ()
+def _observers(problems: Problems, given: Iterable[Observer]) -> tuple[Observer, ...]:
+    every = tuple(given) if isinstance(given, Iterable) else None
+    if every is None or not all(map(callable, every)):
+        problems.add("observers", given, "must be callables of an event, in a sequence")
+        return ()
+    return every

@@ -468,7 +468,7 @@ async def test_a_bad_url_is_refused_where_it_is_given() -> None:
     """At the call, not at the await."""
     for arguments in ({"endpoint": "tcp://x:70000"}, {"endpoint": "tcp://x:1", "timeout": -1}):
         with pytest.raises(ConfigError):
-            _ = aioconnect.connect(**arguments)  # type: ignore[arg-type]
+            _ = aioconnect.connect(**arguments)
 
 
 async def test_no_secret_in_what_is_said() -> None:
