@@ -106,10 +106,9 @@ class ErrnoSet:
     def __and__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         theirs = ErrnoSet(other)
         classes = {cls for cls in (*self.classes, *theirs.classes) if self._covers(cls) and theirs._covers(cls)}
-        members = self.members | theirs.members
-        if self.classes and theirs.classes:
-            # Of two classes neither of which is under the other, what is raised as both.
-            members |= {row.member for row in codes.rows() if not any(_raises(cls, row.member) for cls in classes)}
+        # Of two classes neither of which is under the other, what is raised as both.
+        raised = {row.member for row in codes.rows() if not any(_raises(cls, row.member) for cls in classes)}
+        members = self.members | theirs.members | raised
         both = {member for member in members if self._covers(member) and theirs._covers(member)}
         return _made(frozenset(both), frozenset(classes))
 

@@ -227,6 +227,7 @@ def family(name: str) -> int:
 )
 def test_interleaved(names: str, first: int, order: str) -> None:
     assert interleaved(names.split(), family, first) == order.split()
+    assert interleaved(names.split(), family) == interleaved(names.split(), family, 1)
 
 
 @given(st.lists(st.sampled_from(["4", "6"]).flatmap(lambda kind: st.integers(0, 99).map(lambda n: f"{kind}{n}"))))

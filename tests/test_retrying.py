@@ -246,6 +246,14 @@ SOME_ANSWERED = ConnectRefused(errors=(ConnectRefused(), ConnectTimeout(source="
             "timeout",
             ["ECONNREFUSED", "EHOSTUNREACH", "ETIMEDOUT"],
         ),
+        # The same if some addresses of the cut one had answered.
+        (
+            {"attempt_timeout": None},
+            [OSError(errno.EHOSTUNREACH, "x"), (8.999, SOME_ANSWERED)],
+            HostUnreachable,
+            "timeout",
+            ["EHOSTUNREACH", "ECONNREFUSED"],
+        ),
         # In the first attempt, some addresses answered; or none did.
         ({"attempt_timeout": None}, [(9.999, SOME_ANSWERED)], ConnectRefused, "timeout", ["ECONNREFUSED"]),
         ({"attempt_timeout": None}, ["hang"], ConnectTimeout, "timeout", ["ETIMEDOUT"]),
@@ -516,6 +524,15 @@ async def test_a_strategy_that_fails_is_a_bug() -> None:
     for policy in (Policy(wait=broken), Policy(stop=broken)):
         with pytest.raises(ZeroDivisionError):
             await policy.call(Script(refused))
+
+
+@pytest.mark.parametrize("pause", [math.nan, math.inf, -1.0, None, "1"])
+@virtual
+async def test_a_wait_that_cannot_be_slept_is_a_setting_that_cannot_work(pause: Any) -> None:
+    fn = Script(refused)
+    with pytest.raises(ConfigError) as info:
+        await Policy(wait=lambda state: pause).call(fn)
+    assert info.value.problems == (f"wait={pause!r}: must give a finite number of seconds, not negative",)
 
 
 # Cancellation
