@@ -744,7 +744,7 @@ def _from_ssl(exc: ssl.SSLError, phase: codes.Phase, address: Address, fields: d
     if cls is NotTLS:
         words = f"the peer does not speak TLS on that port ({words})"
     fields |= {"reason": reason, "library": getattr(exc, "library", None)}
-    return cls(exc.errno, words, code=code, phase=phase, address=address, **fields)
+    return cls(_number(exc), words, code=code, phase=phase, address=address, **fields)
 
 
 def _tls_code(exc: ssl.SSLError, words: str) -> str:
@@ -768,14 +768,14 @@ def _tls_class(code: str) -> type[NetworkError]:
 def _from_resolver(exc: OSError, address: Address, fields: dict[str, Any]) -> NetworkError:
     words = str(exc.strerror).lower() if exc.strerror else None
     if isinstance(exc, socket.herror):
-        return typed(_HERRORS.get(exc.errno or 0, "EAI_FAIL"), "resolve", address, strerror=words, **fields)
-    code = codes.EAI.get(exc.errno or 0, "EAI_FAIL")
-    return typed(code, "resolve", address, exc.errno, strerror=words, **fields)
+        return typed(_HERRORS.get(_number(exc) or 0, "EAI_FAIL"), "resolve", address, strerror=words, **fields)
+    number = _number(exc)
+    return typed(codes.EAI.get(number or 0, "EAI_FAIL"), "resolve", address, number, strerror=words, **fields)
 
 
 def _from_oserror(exc: OSError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     winerror: int | None = getattr(exc, "winerror", None)
-    number = exc.errno
+    number = _number(exc)
     if winerror is not None and winerror in codes.WINERRORS:
         code = codes.WINERRORS[winerror]
         number = codes.number_of(code)
@@ -794,6 +794,12 @@ def _from_oserror(exc: OSError, phase: codes.Phase, address: Address, fields: di
     elif address is None and (named := _ADDRESS_IN_TEXT.match(words)):
         address = _address_in(named[1])
     return typed(code, phase, address, number, **fields)
+
+
+def _number(exc: OSError) -> int | None:
+    """The number of an error. ``OSError("no", "route")`` has a text there, and other libraries make such."""
+    number: object = exc.errno
+    return number if isinstance(number, int) else None
 
 
 def _address_in(text: str) -> tuple[Any, ...] | None:

@@ -26,7 +26,7 @@ from tests.support.peers import Authority, Peer, Wire, serve
 
 QUICK = Backoff(initial=0.003, maximum=0.003, jitter="none")
 THRICE = Policy(max_attempts=3, attempt_timeout=2, timeout=5, wait=QUICK)
-BRIEFLY = Policy(max_attempts=2, attempt_timeout=0.02, timeout=2, wait=QUICK)
+BRIEFLY = Policy(max_attempts=2, attempt_timeout=0.012, timeout=2, wait=QUICK)
 
 eager = pytest.mark.parametrize("eager", EAGER, ids=["lazy", "eager"][: len(EAGER)])
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gc
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -1157,3 +1158,118 @@ async def test_a_connecting_that_is_not_awaited_does_nothing() -> None:
     coming = connector.connect()
     assert connector.stats().attempts == 0
     del coming
+
+
+# ------------------------------------------------------------------------------------------ odd guests
+
+
+class Resolving:
+    """A resolver of somebody's own that answers with what it was given, or hangs."""
+
+    def __init__(self, answer: Any = None, seconds: float = 0.0) -> None:
+        self.answer = answer
+        self.seconds = seconds
+
+    async def resolve(self, query: Query, limit: float = math.inf, source: Any = "call") -> list[AddressInfo]:
+        await asyncio.sleep(self.seconds)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer or []
+
+    def known(self, query: Query, now: float) -> None:
+        return None
+
+    def forget(self, query: Query) -> None:
+        pass
+
+
+@virtual
+async def test_a_resolver_that_hangs_is_bound_by_the_limit() -> None:
+    error = await error_of(Connector("db:1", ONCE, resolver=Resolving(seconds=99)).connect(timeout=2))
+    assert isinstance(error, errors.ConnectTimeout)
+    assert (error.phase, error.address, asyncio.get_running_loop().time()) == ("resolve", ("db", 1), 2.0)
+
+
+@virtual
+@pytest.mark.parametrize(
+    ("raised", "cls"),
+    [
+        (OSError(errno.EIO, "disk"), errors.ConnectError),
+        (TimeoutError(), errors.ConnectTimeout),
+        (socket.gaierror(socket.EAI_AGAIN, "again"), errors.NameServerUnavailable),
+        (errors.ConnectionResetByPeer(), errors.ConnectReset),
+    ],
+    ids=repr,
+)
+async def test_what_a_resolver_raises_has_its_phase_and_place(raised: Exception, cls: type[Exception]) -> None:
+    error = await error_of(Connector("db:1", ONCE, resolver=Resolving(raised)).connect())
+    assert type(error) is cls
+    assert isinstance(error, errors.ConnectError)
+    assert (error.phase, error.address) == ("resolve", ("db", 1))
+
+
+async def test_an_observer_that_holds_a_cancelled_future(caplog: pytest.LogCaptureFixture) -> None:
+    """What it raises is no cancellation of the call; neither the slot nor the connection is lost."""
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    def observer(event: events.Event) -> None:
+        raise asyncio.CancelledError
+
+    with listening() as server:
+        host, port = server.getsockname()
+        connector = Connector(Endpoint(host, port), ONCE, observers=[observer], max_connecting=1)
+        for _ in range(2):
+            await (await connector.connect(timeout=1)).aclose()
+    assert connector.stats().connecting == 0
+    assert {type(each) for each in reported} == {asyncio.CancelledError}
+
+
+async def test_a_connecting_may_be_a_task_and_is_held_once() -> None:
+    with listening() as server:
+        connector = Connector(Endpoint(*server.getsockname()), ONCE)
+        conn = await asyncio.create_task(connector.connect())
+        await conn.aclose()
+        connecting = connector.connect()
+        async with connecting as conn:
+            with pytest.raises(RuntimeError, match="call connect"):
+                await connecting.__aenter__()
+        assert conn.is_closing
+        async with connecting as again:
+            assert again is not conn
+        connector.connect().close()
+
+
+@virtual
+async def test_a_connecting_in_a_task_is_cancelled_as_any() -> None:
+    Network.of_loop({A: SILENT})
+    task = asyncio.create_task(Connector(URL, EVEN).connect())
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_connection_that_prepare_closed_is_none() -> None:
+    async def prepare(conn: aioconnect.Connection) -> None:
+        await conn.aclose()
+
+    with listening() as server:
+        error = await error_of(Connector(Endpoint(*server.getsockname()), ONCE, prepare).connect())
+    assert isinstance(error, errors.ConnectReset)
+    assert (error.phase, error.code) == ("prepare", "ECONNRESET")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"observers": [3]}, "observers=(3): must be callables of an event, in a sequence"),
+        ({"observers": print}, "observers=<builtin_function_or_method>: must be callables of an event, in a sequence"),
+        ({"resolver": 3}, "resolver=3: must have the methods resolve, known and forget"),
+    ],
+    ids=repr,
+)
+def test_guests_that_cannot_be(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as info:
+        Connector("db:1", **settings)
+    assert info.value.problems == (problem,)
