@@ -260,7 +260,7 @@ def _again(exc: BaseException) -> Exception:
     """A new object for each caller: one that is raised twice collects the frames of both."""
     if not isinstance(exc, NetworkError):
         return cast(Exception, exc)
-    new = exc.replaced()
+    new = exc.replace()
     new.__cause__ = exc.__cause__
     return new
 

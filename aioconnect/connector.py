@@ -355,7 +355,7 @@ class Connector:
             else:
                 addresses += [info._replace(target=target) for info in outcome]
         if not addresses:
-            raise errors.decisive(failures, self.policy).replaced(errors=tuple(failures))
+            raise errors.decisive(failures, self.policy).replace(errors=tuple(failures))
         return addresses
 
     def _ordered(self, addresses: list[AddressInfo]) -> list[AddressInfo]:

@@ -296,7 +296,7 @@ class _Dial:
     def _error(self, policy: Decides | None) -> NetworkError:
         found = tuple(error for _, error in sorted(self.failures.items()))
         deciding = errors.decisive(found, policy)
-        return deciding if len(found) == 1 else deciding.replaced(errors=found)
+        return deciding if len(found) == 1 else deciding.replace(errors=found)
 
     def _close(self) -> None:
         if self.timer is not None:

@@ -213,7 +213,8 @@ class NetworkError(AioconnectError, OSError):
             return words
         if self.text:
             return self.text
-        return os.strerror(self.errno).lower() if self.errno is not None and self.errno > 0 else "failed"
+        # The system's words take a C int; HRESULT values and the like are larger.
+        return os.strerror(self.errno).lower() if self.errno is not None and 0 < self.errno < 2**31 else "failed"
 
     def __str__(self) -> str:
         where = format_address(self.address)
@@ -241,7 +242,7 @@ class NetworkError(AioconnectError, OSError):
     def __notes__(self, notes: list[str]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.__dict__["_notes"] = notes
 
-    def replaced(self, **fields: Any) -> Self:
+    def replace(self, **fields: Any) -> Self:
         """A new error of the same class with some fields changed; it has no traceback and no cause."""
         fields = self.__dict__ | fields
         fields.pop("_notes", None)
@@ -722,7 +723,7 @@ def _rephased(exc: NetworkError, phase: codes.Phase, address: Address, fields: d
     if phase == "prepare" and isinstance(exc, ConnectTimeout) and exc.source == "call":
         # The limit of a call made inside the hook: to the one around it, that attempt took too long.
         fields.setdefault("source", "attempt")
-    return exc.replaced(phase=phase, address=address, _member=exc.member, **fields)
+    return exc.replace(phase=phase, address=address, _member=exc.member, **fields)
 
 
 def _from_ssl(exc: ssl.SSLError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
@@ -844,7 +845,7 @@ def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict
         at = address or _address_in(place)
         errors.append(typed(code or codes.code_of(int(number)), phase, at, None if code else int(number), **fields))
     if errors:
-        return decisive(errors).replaced(errors=tuple(errors))
+        return decisive(errors).replace(errors=tuple(errors))
     for beginning, code, where in _BY_WORDS:
         if beginning in words:
             return typed(code, where, address, strerror=words, **fields)
@@ -857,7 +858,7 @@ def _from_group(exc: _Group, phase: codes.Phase, address: Address, fields: dict[
     if len(errors) < len(exc.exceptions):
         # A bug or a cancellation among them must stay what it is.
         return None
-    chosen = decisive(errors).replaced(errors=errors)
+    chosen = decisive(errors).replace(errors=errors)
     chosen.__cause__ = exc
     return chosen
 

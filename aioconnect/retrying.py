@@ -222,7 +222,7 @@ class Call:
                 raise error
             finally:
                 del error
-        raise decided.replaced(
+        raise decided.replace(
             endpoint=endpoint or decided.endpoint,
             elapsed=elapsed,
             errors=decided.errors or (decided,),
@@ -277,7 +277,7 @@ def _was_cut(error: Exception) -> bool:
 def _behind(error: Exception) -> NetworkError | None:
     """What is recorded of a foreign exception that hides an error of a connection; nothing of it is touched."""
     failure = classify(error)
-    return None if failure is None else failure.error.replaced()
+    return None if failure is None else failure.error.replace()
 
 
 def _forget_frames(error: NetworkError) -> None:

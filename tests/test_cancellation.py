@@ -178,12 +178,17 @@ async def test_a_race_in_virtual_time(winner: bool, eager: bool) -> None:
 
 
 @eager
-@pytest.mark.parametrize("what", ["good", "stalls", "breaks off"])
+@pytest.mark.parametrize("what", ["good", "stalls", "breaks off", "resets after it"])
 async def test_a_tls_handshake(tls: aioconnect.TLS, served: ssl.SSLContext, what: str, eager: bool) -> None:
+    async def resets_after_it(wire: Wire) -> None:
+        await wire.handshake(served)
+        wire.reset()
+
     scripts = {
         "good": peers.tls_echo(served),
         "stalls": peers.stall_inside_flight(served),
         "breaks off": peers.reset_after_hello,
+        "resets after it": resets_after_it,
     }
     async with serve(scripts[what]) as peer:
 
@@ -191,7 +196,7 @@ async def test_a_tls_handshake(tls: aioconnect.TLS, served: ssl.SSLContext, what
             policy = BRIEFLY if what == "stalls" else THRICE.replace(max_attempts=2)
             return await aioconnect.connect(Endpoint(*peer.address, tls=tls), policy=policy)
 
-        raises = {"stalls": errors.ConnectTimeout, "breaks off": errors.ConnectReset}.get(what, ())
+        raises = errors.ConnectTimeout if what == "stalls" else errors.ConnectReset
         assert await cancel_everywhere(connect, close=abort, raises=raises, eager=eager) >= 4
 
 
@@ -340,6 +345,20 @@ async def test_policy_call(eager: bool) -> None:
         return await THRICE.call(fn)
 
     assert await cancel_everywhere(connect, eager=eager) >= 4
+
+
+async def test_a_task_that_never_began(server: socket.socket) -> None:
+    """Cancelled before its first step: nothing was asked for, and nothing complains of never being awaited."""
+    seen: list[object] = []
+    address = server.getsockname()
+    for connector in (Connector(Endpoint(*address)), Connector(Endpoint(*address), observers=[seen.append])):
+        for call in (connector.connect, connector.dial, lambda each=connector: each.create_connection(asyncio.Protocol)):
+            task = asyncio.ensure_future(call())  # type: ignore[operator]
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        connector.connect().close()
+        assert connector.stats().attempts == 0
 
 
 # ------------------------------------------------------------------------------------------ at the same tick

@@ -194,7 +194,7 @@ def test_a_foreign_class_knows_its_own_behind_typed_errors() -> None:
     raw = DriverRefused(errno.ECONNREFUSED, "x")
     recorded = translate(raw)
     assert recorded is not None
-    raised = recorded.replaced(stop_reason="attempts")
+    raised = recorded.replace(stop_reason="attempts")
     raised.__cause__ = recorded
     for error in (raw, recorded, raised):
         assert error in ErrnoSet({DriverError})

@@ -606,7 +606,7 @@ def test_a_cause_that_cannot_be_pickled_leaves_its_words(lock: Any, way: str) ->
 
 def test_replaced_is_new_and_keeps_the_rest() -> None:
     error = full(ConnectTimeout)
-    new = error.replaced(endpoint="tcp://other:1", stop_reason="stop")
+    new = error.replace(endpoint="tcp://other:1", stop_reason="stop")
     assert (new.endpoint, new.stop_reason) == ("tcp://other:1", "stop")
     assert (new.source, new.address, new.errno, new.strerror) == ("call", THERE, errno.EIO, "words")  # type: ignore[attr-defined]
     assert new.attempts == error.attempts

@@ -193,6 +193,28 @@ def test_an_unknown_number_stays_on_a_plain_error() -> None:
     assert (type(lost), lost.errno, lost.kind) == (ConnectionLost, 4242, "transient")
 
 
+@pytest.mark.parametrize(
+    ("raw", "code", "number", "words"),
+    [
+        (OSError("no", "route"), "UNKNOWN", None, "[Errno no] route"),
+        (OSError("111", "refused"), "ECONNREFUSED", 111, "connection refused"),
+        (OSError(errno.ECONNREFUSED, b"refused"), "ECONNREFUSED", errno.ECONNREFUSED, "connection refused"),
+        (OSError(errno.ECONNREFUSED, 5), "ECONNREFUSED", errno.ECONNREFUSED, "connection refused"),
+        (OSError(0x80004005, "unspecified"), "ERRNO_2147500037", 0x80004005, "failed"),
+        (OSError(0, "Error"), "ERRNO_0", 0, "failed"),
+        (OSError([1], "x"), "UNKNOWN", None, "[Errno [1]] x"),
+        (socket.gaierror("x", "y"), "EAI_FAIL", socket.EAI_FAIL, "y"),
+        (socket.herror([], "y"), "EAI_FAIL", socket.EAI_FAIL, "y"),
+        (ssl.SSLError("x", "y"), "TLS_FAILURE", None, "y"),
+    ],
+    ids=repr,
+)
+def test_what_libraries_put_into_an_oserror(raw: OSError, code: str, number: int | None, words: str) -> None:
+    error = translated(raw)
+    assert (error.code, error.errno, error.description) == (code, number, words)
+    assert words in str(error)
+
+
 def test_a_foreign_subclass_with_a_number_counts_by_its_number() -> None:
     class DriverError(OSError):
         pass
