@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioconnect import codes, errors
@@ -447,6 +447,7 @@ ERRORS: list[Exception] = [
 ]
 
 
+@settings(max_examples=60)
 @given(mixed, mixed)
 def test_operators_with_classes(one: list[Entry], two: list[Entry]) -> None:
     a, b = ErrnoSet(one), ErrnoSet(two)
