@@ -238,7 +238,7 @@ class Connector:
         attempt = functools.partial(self._attempt, finish, self._options if options is None else options)
         if not self.observers:
             return retry(self.policy, attempt, total, endpoint=self._name)
-        return self._observed(retry(self.policy, attempt, total, self._retrying, self._name))
+        return self._observed(attempt, total)
 
     def _total(self, timeout: float | str | None) -> float | None:
         """The time limit of one call, in seconds: the smaller of its own and the policy's."""
@@ -248,9 +248,9 @@ class Connector:
         given = seconds("timeout", timeout)
         return given if total is None else min(given, total)
 
-    async def _observed(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _observed(self, attempt: Callable[[float, float, int], Awaitable[T]], total: float | None) -> T:
         try:
-            return await call
+            return await retry(self.policy, attempt, total, self._retrying, self._name)
         except asyncio.CancelledError:
             self._tell(Cancelled(self._name))
             raise

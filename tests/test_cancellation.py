@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -347,13 +349,58 @@ async def test_policy_call(eager: bool) -> None:
     assert await cancel_everywhere(connect, eager=eager) >= 4
 
 
+def handshake_and_reset(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """One blocking peer that takes the handshake and resets at once. Runs in a thread."""
+    sock, _ = listener.accept()
+    with context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=True) as secure:
+        secure.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_the_end_of_the_handshake_a_reset_and_a_cancel_at_once(
+    tls: aioconnect.TLS, served: ssl.SSLContext
+) -> None:
+    """The loop has a transport by then. Its descriptor must not be closed under it, or it would get the next one's."""
+    loop = asyncio.get_running_loop()
+
+    class Cancels(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            loop.call_soon(self.reset_and_cancelled)  # what ends the handshake is sent first, and told after
+
+        def reset_and_cancelled(self) -> None:
+            thread.join(5)
+            task.cancel()
+
+    with listening() as listener:
+        connector = Connector(Endpoint(*listener.getsockname(), tls=tls), THRICE)
+        thread = threading.Thread(target=handshake_and_reset, args=(listener, served))
+        thread.start()
+        task = loop.create_task(connector.create_connection(Cancels))
+        await asyncio.wait([task])
+        assert task.cancelled()
+        watched: dict[int, Any] = getattr(getattr(loop, "_selector", None), "get_map", dict)()
+        assert all(is_open(number) for number in watched)
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
 async def test_a_task_that_never_began(server: socket.socket) -> None:
     """Cancelled before its first step: nothing was asked for, and nothing complains of never being awaited."""
     seen: list[object] = []
     address = server.getsockname()
     for connector in (Connector(Endpoint(*address)), Connector(Endpoint(*address), observers=[seen.append])):
-        for call in (connector.connect, connector.dial, lambda each=connector: each.create_connection(asyncio.Protocol)):
-            task = asyncio.ensure_future(call())  # type: ignore[operator]
+        for call in (
+            connector.connect,
+            connector.dial,
+            lambda each=connector: each.create_connection(asyncio.Protocol),
+        ):
+            task = asyncio.ensure_future(call())
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
