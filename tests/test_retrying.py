@@ -400,6 +400,22 @@ def behind(error: BaseException) -> list[BaseException]:
 
 
 @virtual
+async def test_what_went_before_within_an_attempt_is_kept() -> None:
+    async def attempt() -> None:
+        try:
+            raise refused()
+        except ConnectionRefusedError:
+            raise OSError(errno.EHOSTUNREACH, "no other way")  # noqa: B904
+
+    error = await failure(Policy(max_attempts=1), attempt)
+    assert error.__cause__ is not None
+    raw = error.__cause__.__cause__
+    assert raw is not None
+    assert isinstance(raw.__context__, ConnectionRefusedError)
+    assert (raw.__traceback__, raw.__context__.__traceback__) == (None, None)
+
+
+@virtual
 async def test_what_the_caller_handles_meanwhile_stays_as_it_was() -> None:
     async def call() -> NetworkError:
         return await failure(Policy(max_attempts=2), Script(refused, again=True))
