@@ -788,13 +788,20 @@ def _from_oserror(exc: OSError, phase: codes.Phase, address: Address, fields: di
     else:
         code = codes.code_of(number)
     words = str(exc.strerror or "")
-    if phase == "connect" and (bound := _BIND_IN_TEXT.search(words)):
-        phase, local = "bind", _address_in(bound[1])
-        fields["port_given"] = local is None or local[1] != 0
-        address = address or local
-    elif address is None and (named := _ADDRESS_IN_TEXT.match(words)):
-        address = _address_in(named[1])
+    if "(" in words:
+        phase, address = _place_in(words, phase, address, fields)
     return typed(code, phase, address, number, **fields)
+
+
+def _place_in(words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> tuple[codes.Phase, Address]:
+    """Where it was, if that is in asyncio's words: an address, as a tuple is printed."""
+    if phase == "connect" and (bound := _BIND_IN_TEXT.search(words)):
+        local = _address_in(bound[1])
+        fields["port_given"] = local is None or local[1] != 0
+        return "bind", address or local
+    if address is None and (named := _ADDRESS_IN_TEXT.match(words)):
+        return phase, _address_in(named[1])
+    return phase, address
 
 
 def _number(exc: OSError) -> int | None:
