@@ -137,7 +137,8 @@ class LogWatch(logging.Handler):
 
 def _chain(task: Task) -> Iterator[tuple[Any, FrameType]]:
     """What a task waits in, outermost first. (`Task.get_stack` stops at the first.)"""
-    awaited: Any = task.get_coro()
+    # CPython 3.12.1 crashes when asked for the coroutine of an eager task that has ended.
+    awaited: Any = None if task.done() else task.get_coro()
     while awaited is not None:
         for prefix, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
             frame = getattr(awaited, f"{prefix}_frame", None)
