@@ -85,7 +85,7 @@ async def left_by(call: Call) -> Counter[str]:
 
 async def garbage(loop: str, effort: Effort) -> list[Row]:
     """Row 9."""
-    rows = []
+    rows: list[Row] = []
     with serving() as served:
         for title, call in scenes(served).items():
             left = await left_by(call)

@@ -78,7 +78,7 @@ def total(interpreters: Interpreters, effort: Effort) -> Row:
         ours=whole["import aioconnect"],
         theirs=whole["pass"],
         each="ms",
-        note=f"at best {min(added):.1f} ms; asyncio, ssl and tenacity {base:.0f} ms; then whole processes, with and without",
+        note=f"at best {min(added):.1f} ms; asyncio, ssl and tenacity {base:.0f} ms; the columns: whole processes",
     )
 
 

@@ -9,7 +9,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -82,7 +82,7 @@ def core(number: int) -> set[int]:
 
 
 @contextlib.contextmanager
-def pinned() -> Iterator[None]:
+def pinned() -> Generator[None]:
     """On the first core, where the system can pin; servers take the last one."""
     if not hasattr(os, "sched_setaffinity"):
         yield

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aioconnect
+from aioconnect import Connection
 from tests.benchmarks.loops import LOOPS
 from tests.benchmarks.measure import Effort, Row
 from tests.benchmarks.server import ROOT, serving
@@ -45,7 +46,7 @@ def openers(kind: str, ports: list[int]) -> list[Callable[[], Awaitable[Any]]]:
 async def kept_by_each(kind: str, count: int, traced: bool, ports: list[int]) -> float:
     """Bytes for each of so many open connections."""
     starts = openers(kind, ports)
-    kept = [await start() for start in starts * 4]  # what is made once is no connection's
+    kept: list[Any] = [await start() for start in starts * 4]  # what is made once is no connection's
     if traced:
         tracemalloc.start()
     gc.collect()
@@ -56,7 +57,7 @@ async def kept_by_each(kind: str, count: int, traced: bool, ports: list[int]) ->
     if traced:
         tracemalloc.stop()
     for each in kept:
-        (each[1].transport if isinstance(each, tuple) else each).abort()
+        (each if isinstance(each, Connection) else each[1].transport).abort()
     return (after - before) / count
 
 
@@ -71,7 +72,7 @@ def memory(loop: str, effort: Effort) -> list[Row]:
     """Row 7."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     count = min(effort.connections, limit - SPARE) if limit != resource.RLIM_INFINITY else effort.connections
-    rows = []
+    rows: list[Row] = []
     for traced in (True, False):
         taken: dict[str, list[float]] = {"Connection": [], "streams": []}
         for _ in range(effort.repeats):

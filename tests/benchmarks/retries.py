@@ -65,7 +65,7 @@ def ours() -> Retry:
 
 
 def theirs() -> Retry:
-    return tenacity.AsyncRetrying(  # pyright: ignore[reportReturnType]  # its result is the type of the attempt's
+    return tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(OSError),
         wait=tenacity.wait_none(),
         stop=tenacity.stop_after_delay(60),
@@ -124,7 +124,7 @@ async def retries(loop: str, effort: Effort) -> list[Row]:
     }
     batches |= {f"{engine}: success": awaited(make(), effort.calls) for engine, make in ENGINES.items()}
     taken = await alternate(batches, effort)
-    rows = []
+    rows: list[Row] = []
     for script, failures, title, bar in (
         ("success", 1, "a call that succeeds", 1.0),
         ("typed", FAILURES, "a failed attempt, typed error", 8.0),

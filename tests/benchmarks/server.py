@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def serving(keep: int = 64) -> Iterator[Served]:
+def serving(keep: int = 64) -> Generator[Served]:
     """A server on all addresses of this host, in a process of its own on the last core."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.server", str(keep)],
