@@ -810,12 +810,6 @@ def _number(exc: OSError) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def _number(exc: OSError) -> int | None:
-    """The number of an error. ``OSError("no", "route")`` has a text there, and other libraries make such."""
-    number: object = exc.errno
-    return number if isinstance(number, int) else None
-
-
 def _address_in(text: str) -> tuple[Any, ...] | None:
     """An address as asyncio prints it; ``None`` if it is none."""
     with contextlib.suppress(ValueError, SyntaxError):
