@@ -653,6 +653,7 @@ def test_slots_of_a_loop_that_was_closed_are_forgotten() -> None:
         else:
             holding = asyncio.ensure_future(connector.dial())
             await asyncio.sleep(0)
+            assert (connector.stats().connecting, connector.stats().waiting) == (1, 0)
             left.pop().close()
             assert connector.stats().connecting == 1
             other = asyncio.ensure_future(connector.dial())
