@@ -669,6 +669,7 @@ async def test_start_tls_after_some_plain_text(
         assert conn.get_extra_info("ssl_object") is not None
         assert conn.alpn_protocol == "imap"
         assert conn.is_usable()
+        assert conn.reader._transport is conn.writer.transport, "CPython 3.11 keeps to the plain one"
         await conn.send(b"hello")
         assert await secure.receive() == b"hello"
         sending = asyncio.ensure_future(secure.send(bytes(4_000_000)))
