@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import math
+import random
 import socket
 import ssl
 import threading
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import hypothesis
 import pytest
 import tenacity
+from hypothesis import strategies as st
 
 import aioconnect
 from aioconnect import (
@@ -246,6 +249,61 @@ async def test_an_attempt_is_never_cut_by_the_race() -> None:
     Network.of_loop({A: Reply(500)})
     sock = await Connector(URL, Policy(timeout=None, attempt_timeout=None)).dial()
     sock.close()
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> dict[str, Any]:
+    """A few addresses that answer as they like, and a policy."""
+    delays = st.one_of(st.just(0.0), st.floats(0.001, 8), st.just(math.inf))
+    numbers = st.sampled_from([0, 0, REFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EMFILE])
+    replies = st.lists(st.builds(Reply, delays, numbers), min_size=1, max_size=4)
+    hosts = draw(st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]), unique=True, min_size=1))
+    limits = st.one_of(st.none(), st.floats(0.01, 20))
+    policy = Policy(
+        max_attempts=draw(st.integers(1, 5)),
+        attempt_timeout=draw(limits),
+        timeout=draw(st.floats(0.01, 30)),
+        wait=Backoff(initial=0.1, maximum=3.0, jitter="none"),
+    )
+    return {"replies": {host: draw(replies) for host in hosts}, "policy": policy, "call": draw(limits)}
+
+
+@hypothesis.given(worlds())
+def test_whatever_the_network_does(world: dict[str, Any]) -> None:
+    """In time, a socket or one complete error; all else closed; and the books agree."""
+
+    async def main() -> None:
+        network = Network.of_loop(world["replies"], names={"db.internal": list(world["replies"])})
+        policy: Policy = world["policy"]
+        limit = min(each for each in (policy.timeout, world["call"]) if each is not None)
+        connector = Connector("tcp://db.internal:80", policy)
+        error: Any = None
+        try:
+            sock: Any = await connector.dial(timeout=world["call"])
+        except errors.ConnectError as exc:
+            error = exc
+        assert network.loop.time() <= limit + 1e-6
+        stats = connector.stats()
+        assert (stats.connecting, stats.waiting, stats.reachable) == (0, 0, error is None)
+        assert stats.attempts == stats.connected + sum(stats.failures.values())
+        if error is None:
+            assert network.open == [sock]
+            sock.close()
+            return
+        assert network.open == []
+        assert error.attempt_count == stats.attempts == len(error.attempts) <= (policy.max_attempts or math.inf)
+        assert {each.address[0] for each in error.errors} <= set(world["replies"])
+        assert all(each.errno is not None for each in [error, *error.errors])
+        assert error.elapsed == pytest.approx(network.loop.time())
+        ends = [attempt.started + attempt.elapsed + attempt.slept for attempt in error.attempts]
+        assert [attempt.started for attempt in error.attempts[1:]] == pytest.approx(ends[:-1])
+        if policy.attempt_timeout is not None:
+            assert all(attempt.elapsed <= policy.attempt_timeout + 1e-6 for attempt in error.attempts)
+        if error.stop_reason == "permanent":
+            assert not policy.retryable(error)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
 
 
 # ------------------------------------------------------------------------------------------ connecting
@@ -627,6 +685,33 @@ async def test_waiting_has_the_calls_limit() -> None:
     assert stats.failures == {}
     assert (stats.attempts, stats.waiting) == (1, 0)
     (await first).close()
+
+
+@virtual
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_crowd_with_cancels_at_any_time(seed: int) -> None:
+    """Never more than allowed at once, never fewer than could be, and the books are empty in the end."""
+    chance = random.Random(seed)
+    answers = [Reply(chance.choice([0.0, 0.1, 0.3, math.inf]), chance.choice([0, 0, REFUSED])) for _ in range(200)]
+    network = Network.of_loop({A: answers})
+    connector = Connector(URL, Policy(max_attempts=3, attempt_timeout=0.5, timeout=20), max_connecting=3)
+
+    async def caller() -> None:
+        await asyncio.sleep(chance.random())
+        with contextlib.suppress(errors.ConnectError):
+            (await connector.dial()).close()
+
+    callers = [asyncio.ensure_future(caller()) for _ in range(60)]
+    for one in callers[::3]:
+        network.loop.call_later(chance.choice([0.1, 0.3, 0.5, 0.8, 2.0]) + chance.choice([0, 0.001]), one.cancel)
+    while not all(one.done() for one in callers):
+        await asyncio.sleep(0.01)
+        stats = connector.stats()
+        assert stats.connecting <= 3
+        assert stats.waiting == 0 or stats.connecting == 3
+    assert network.most <= 3
+    assert network.open == []
+    assert (connector.stats().connecting, connector.stats().waiting) == (0, 0)
 
 
 @virtual
