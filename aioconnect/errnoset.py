@@ -94,7 +94,9 @@ class ErrnoSet:
     def __sub__(self, other: ErrnoSet | Iterable[Entry]) -> ErrnoSet:
         members, classes = _normalised(other)
         kept = frozenset(cls for cls in self.classes if not issubclass(cls, tuple(classes)))
+        # Of the table's rows, and of our own codes that have none: a class covers what is raised as it.
         gone = members.union(*map(_members_under, classes))
+        gone |= {member for member in self.members if any(_raises(cls, member) for cls in classes)}
         for cls in kept:
             if _raises(cls, *gone) or any(issubclass(each, cls) for each in classes):
                 raise ConfigError(f"class={cls.__name__}: stays whole; name what to leave out in never_retry_on")

@@ -976,6 +976,9 @@ def _members(exc: BaseException) -> tuple[BaseException, ...]:
     return cast(_Group, exc).exceptions if isinstance(exc, BaseExceptionGroup) else ()
 
 
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+
+
 def _chain(exc: BaseException) -> Iterator[BaseException]:
     """The exception and everything behind it, nearest first, each once."""
     queue: list[BaseException] = [exc]
@@ -987,8 +990,9 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
             # The file that is missing tells why a setting is wrong, and nothing about a connection.
             continue
         behind: list[BaseException | None] = [*_members(each), each.__cause__]
-        # A KeyError raised while a refused connection was handled is a bug, not a refused connection.
-        if type(each).__module__ != "builtins" or isinstance(each, (OSError, EOFError, BaseExceptionGroup)):
+        # A KeyError that came up while a refused connection was handled is a bug, not a refused connection; one that
+        # was raised in its place (``from None``) is somebody's word for it.
+        if each.__suppress_context__ or not isinstance(each, _BUGS):
             behind.append(each.__context__)
         for one in behind:
             if one is not None and id(one) not in seen:

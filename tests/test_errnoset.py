@@ -529,3 +529,8 @@ def test_pickled(protocol: int) -> None:
     for made in (ErrnoSet(), TRANSIENT | LOCAL, ErrnoSet({"EACCES@inet", DriverError})):
         assert pickle.loads(pickle.dumps(made, protocol)) == made
     assert copy.copy(TRANSIENT) == copy.deepcopy(TRANSIENT) == TRANSIENT
+
+
+def test_a_class_takes_along_codes_without_a_row() -> None:
+    assert ErrnoSet({"EIO", "ECONNREFUSED"}) - {OSError} == ErrnoSet()
+    assert ErrnoSet({"EIO", "ECONNREFUSED"}) - {ConnectionRefusedError} == ErrnoSet({"EIO"})

@@ -840,6 +840,9 @@ def refused() -> ConnectionRefusedError:
         (lambda: while_handling(refused(), ForeignError("down")), "ECONNREFUSED"),
         (lambda: while_handling(refused(), ForeignError("down"), suppressed=True), "ECONNREFUSED"),
         (lambda: while_handling(refused(), OSError("down")), "ECONNREFUSED"),
+        (lambda: while_handling(refused(), RuntimeError("down")), "ECONNREFUSED"),
+        (lambda: while_handling(refused(), ValueError("down"), suppressed=True), "ECONNREFUSED"),
+        (lambda: while_handling(refused(), KeyError("host"), suppressed=True), "ECONNREFUSED"),
         (lambda: group(KeyError("x"), refused()), "ECONNREFUSED"),
         (lambda: raised(ForeignError(), group(ExceptionGroup("inner", [refused()]))), "ECONNREFUSED"),
         (lambda: while_handling(ConnectRefused(), TimeoutError()), "ECONNREFUSED"),
@@ -867,7 +870,7 @@ def test_classify_finds_what_is_behind(make: Callable[[], BaseException], code: 
     [
         ForeignError,
         lambda: while_handling(refused(), KeyError("a bug in the handler")),
-        lambda: while_handling(refused(), ValueError("a bug in the handler"), suppressed=True),
+        lambda: while_handling(refused(), TypeError("a bug in the handler")),
         lambda: raised(ConfigError("ca_file='x': no such file"), FileNotFoundError(errno.ENOENT, "no")),
     ],
 )
