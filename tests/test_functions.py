@@ -426,6 +426,7 @@ REFUSED: tuple[tuple[Call, str], ...] = (
 )
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # no loop is asked for anything
 @pytest.mark.parametrize(("call", "problem"), REFUSED, ids=[problem for _, problem in REFUSED])
 async def test_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch, call: Call, problem: str) -> None:
     """One ConfigError that names the argument and its value; no socket, no lookup, no attempt."""
