@@ -1,4 +1,4 @@
-"""Measure and print. Takes about two minutes for each loop; `--quick` about half of that."""
+"""Measure and print. Takes two to five minutes for each loop, as busy as the machine is; `--quick` half of that."""
 
 from __future__ import annotations
 
