@@ -10,11 +10,12 @@ import asyncio
 import functools
 import math
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from aioconnect import errors, logs
+from aioconnect.addresses import AddressBook
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Writer, streams
 from aioconnect.dialer import DialOptions, dial_addresses, dial_options
 from aioconnect.endpoint import Endpoint
@@ -32,11 +33,9 @@ from aioconnect.events import (
 )
 from aioconnect.gate import Gate
 from aioconnect.handover import HandOver
-from aioconnect.hosts import Target, ascii_host
 from aioconnect.limits import Source, bounded
 from aioconnect.policy import Policy
-from aioconnect.race import interleaved
-from aioconnect.resolver import AddressInfo, Lookup, Query, Resolver, literal
+from aioconnect.resolver import AddressInfo, Lookup
 from aioconnect.retrying import attempt_limit, retry
 from aioconnect.validation import Problems, check_integer, seconds
 
@@ -161,9 +160,7 @@ class Connector:
         self._name = self.endpoint.place
         self._options = dial_options(self.endpoint)
         self._hand_over = HandOver(self.endpoint)
-        self._resolver: Lookup = Resolver() if resolver is None else resolver
-        self._queries = tuple(_query(self.endpoint, target) for target in self.endpoint.targets)
-        self._fixed = _fixed(self.endpoint, self._queries)
+        self._addresses = AddressBook(self.endpoint, resolver, policy)
         self._gate = Gate(math.inf if max_connecting is None else max_connecting)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempts = 0
@@ -269,9 +266,7 @@ class Connector:
         try:
             if self.observers:
                 self._tell(AttemptStarted(self._name, number))
-            addresses = self._fixed or self._known(began)
-            if not addresses:
-                addresses = await self._resolved(limit, source)
+            addresses = self._addresses.known(began) or await self._resolved(limit, source)
             sock, info = await dial_addresses(addresses, options, limit, source, self.policy)
             result = await finish(sock, info, limit, source)
         except Exception as exc:
@@ -296,70 +291,16 @@ class Connector:
             self._reachable = self._lost_at = None
             self._lost_attempts = 0
         self._loop = loop
-        for query in self._queries:
-            # Kept for times of another clock.
-            self._resolver.forget(query)
-
-    # -- Addresses -----------------------------------------------------------------------------------------------
-
-    def _known(self, now: float) -> list[AddressInfo] | None:
-        """The addresses in the order to try, if the resolver knows them."""
-        known = self._resolver.known
-        if len(self._queries) == 1:
-            found = known(self._queries[0], now)
-            return found if not found or len(found) == 1 else self._ordered(found)
-        every = [self._ordered(found) for query in self._queries if (found := known(query, now))]
-        return self._gathered(every) if len(every) == len(self._queries) else None
+        # What was kept for times of another clock.
+        self._addresses.forget()
 
     async def _resolved(self, limit: float, source: Source) -> list[AddressInfo]:
-        began = asyncio.get_running_loop().time()
-        if len(self._queries) == 1:
-            addresses = await self._looked_up(self._queries[0], limit, source)
-        else:
-            if limit < math.inf:
-                # One name whose servers are silent must leave the others time to be dialed.
-                limit, source = began + (limit - began) / 2, "attempt"
-            lookups = [self._looked_up(query, limit, source) for query in self._queries]
-            addresses = self._gathered(await asyncio.gather(*lookups, return_exceptions=True))
+        now = asyncio.get_running_loop().time
+        began = now()
+        addresses = await self._addresses.find(limit, source)
         if self.observers:
-            elapsed = asyncio.get_running_loop().time() - began
-            self._tell(Resolved(self._name, tuple(info.sockaddr for info in addresses), elapsed))
+            self._tell(Resolved(self._name, tuple(info.sockaddr for info in addresses), now() - began))
         return addresses
-
-    async def _looked_up(self, query: Query, limit: float, source: Source) -> list[AddressInfo]:
-        """The addresses of one name. A resolver that is not ours gets our limit, and its errors are typed."""
-        place = query.host, query.port
-        resolving = self._resolver.resolve(query, limit, source)
-        try:
-            ours = isinstance(self._resolver, Resolver)
-            found = await (resolving if ours else bounded(resolving, limit, source, "resolve", place))
-        except Exception as exc:
-            error = errors.translate(exc, "resolve", place)
-            if error is None or error is exc:
-                raise
-            raise error from exc
-        if not found:
-            words = "the resolver found no address"
-            raise errors.typed("EAI_NODATA", "resolve", place, strerror=words)
-        return self._ordered(found)
-
-    def _gathered(self, outcomes: Sequence[list[AddressInfo] | BaseException]) -> list[AddressInfo]:
-        """The addresses of all targets, in their order; what fails for one only counts if no other has any."""
-        addresses: list[AddressInfo] = []
-        failures: list[NetworkError] = []
-        for target, outcome in zip(self.endpoint.targets, outcomes, strict=True):
-            if isinstance(outcome, NetworkError):
-                failures.append(outcome.with_traceback(None))
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                addresses += [info._replace(target=target) for info in outcome]
-        if not addresses:
-            raise errors.decisive(failures, self.policy).replace(errors=tuple(failures))
-        return addresses
-
-    def _ordered(self, addresses: list[AddressInfo]) -> list[AddressInfo]:
-        return interleaved(addresses, lambda info: info.family, self.endpoint.interleave)
 
     # -- From a socket to what was asked for ---------------------------------------------------------------------
 
@@ -405,8 +346,7 @@ class Connector:
         if isinstance(exc, NetworkError):
             if exc.phase != "prepare":
                 # Somebody was there in that phase; else the name may have moved.
-                for query in self._queries:
-                    self._resolver.forget(query)
+                self._addresses.forget()
             self._reachable = False
             if exc.elapsed is None:
                 exc.elapsed = loop.time() - began
@@ -438,18 +378,6 @@ class Connector:
                 # Nothing is awaited here, so a CancelledError is only what some future held.
                 context = {"message": f"observer {observer!r} raised", "exception": exc}
                 asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _query(endpoint: Endpoint, target: Target) -> Query:
-    return Query(ascii_host(target.host), target.port, endpoint.address_family, endpoint.proto, endpoint.flags)
-
-
-def _fixed(endpoint: Endpoint, queries: tuple[Query, ...]) -> list[AddressInfo] | None:
-    """The one address of an endpoint that is no name."""
-    if endpoint.path is not None:
-        return [AddressInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, endpoint.path)]
-    info = literal(queries[0]) if len(queries) == 1 else None
-    return None if info is None else [info]
 
 
 def _cancels() -> int:

@@ -24,13 +24,18 @@ LAYERS = (
     ("explaining",),
     ("errors",),
     ("validation", "events", "limits"),
-    ("errnoset", "backoff", "hosts", "urls", "logs", "gate"),
+    ("errnoset", "backoff", "hosts", "urls", "logs", "gate", "breaker", "budget"),
     ("endpoint", "retrying"),
-    ("policy", "tls", "resolver", "race"),
-    ("dialer", "connection", "handover"),
+    ("policy", "tls", "resolver", "race", "health"),
+    ("dialer", "connection", "handover", "addresses"),
+    ("record",),
     ("connector",),
-    ("functions",),
+    ("pool", "link", "functions"),
+    ("config",),
+    ("manager",),
     (PACKAGE,),
+    ("testing",),
+    ("simulate",),
     ("cli",),
     ("__main__",),
 )
@@ -39,7 +44,9 @@ PROGRAMS = frozenset({"cli", "__main__"})
 
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
-PURE = frozenset({"codes", "explanations", "explaining", "errors", "errnoset", "backoff", "race"})
+PURE = frozenset(
+    {"codes", "explanations", "explaining", "errors", "errnoset", "backoff", "race", "breaker", "budget", "health"}
+)
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
 HARMLESS = re.compile(r"[A-Z][A-Z0-9_]*|[A-Za-z]*[Ee]rror|AddressFamily|SSLErrorNumber")
 ASYNCIO_FOR_ITS_EXCEPTIONS = frozenset({"errors"})
