@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import cast
 
 from aioconnect import codes, errors
 from aioconnect.errors import ConfigError, NetworkError
 from aioconnect.validation import did_you_mean, shown
 
-__all__ = ("DENIED", "LOCAL", "STARTING", "TRANSIENT", "ErrnoSet")
+__all__ = ("DENIED", "LOCAL", "NAMED", "STARTING", "TRANSIENT", "ErrnoSet")
 
 Entry = str | int | type[BaseException]
 
@@ -135,6 +136,20 @@ class ErrnoSet:
         yield from sorted(names)
         yield from sorted(self.classes, key=lambda cls: cls.__qualname__)
 
+    def named(self) -> Iterator[str]:
+        """The names of the sets that are in it, the codes that are left, and the names of the classes.
+
+        >>> list((STARTING | {"ECONNREFUSED", KeyError}).named())
+        ['STARTING', 'ECONNREFUSED', 'KeyError']
+        """
+        rest = self.members
+        for name, each in NAMED.items():
+            if each.members <= self.members:
+                rest -= each.members
+                yield name
+        for entry in _made(rest, frozenset(self.classes)):
+            yield entry if isinstance(entry, str) else entry.__qualname__
+
     def issuperset_of(self, code: str) -> bool:
         """Whether every member that a plain code stands for is in the set."""
         return self.members.issuperset(codes.members_of(code))
@@ -243,3 +258,8 @@ STARTING = _of_kind("starting")
 
 DENIED = _of_kind("denied")
 """Refused by a rule on the way, which a roll-out may lift: ``EACCES`` and ``EPERM`` on inet."""
+
+NAMED: Mapping[str, ErrnoSet] = MappingProxyType(
+    {"TRANSIENT": TRANSIENT, "LOCAL": LOCAL, "STARTING": STARTING, "DENIED": DENIED}
+)
+"""The sets above by their names, which is how text speaks of them."""

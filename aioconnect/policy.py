@@ -14,7 +14,7 @@ import tenacity
 from tenacity import RetryCallState
 
 from aioconnect.backoff import Backoff
-from aioconnect.errnoset import DENIED, LOCAL, STARTING, TRANSIENT, Entry, ErrnoSet
+from aioconnect.errnoset import LOCAL, TRANSIENT, Entry, ErrnoSet
 from aioconnect.errors import ConnectRefused, ConnectTimeout
 from aioconnect.limits import bounded
 from aioconnect.retrying import Call, attempt_limit, retry
@@ -170,9 +170,9 @@ class Policy:
         refused, took = self._rehearsed(0.0)
         silent, silence = self._rehearsed(self.attempt_timeout or math.inf)
         waits = ", ".join(f"{pause:.3g}" for pause in refused[:8])
-        never = f"; never on {_named(self.never_retry_on)}" if self.never_retry_on else ""
+        never = f"; never on {_names(self.never_retry_on)}" if self.never_retry_on else ""
         lines = {
-            "retries on": _named(self.retry_on) + never,
+            "retries on": _names(self.retry_on) + never,
             "gives up": f"{'after ' + ' or '.join(limits) if limits else 'never'}; an attempt may take {each}",
             "waits": f"{waits} s" + (" ..." if len(refused) > 8 else "") if waits else "never",
             "if refused": f"{_counted(len(refused) + 1)} in {took:.3g} s",
@@ -209,15 +209,8 @@ def _is_strategy(given: object) -> bool:
     return not (inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(type(given).__call__))
 
 
-def _named(codes: ErrnoSet) -> str:
-    """A set by the names of the sets in it, and what is left."""
-    names, rest = list[str](), codes.members
-    for name, each in (("TRANSIENT", TRANSIENT), ("LOCAL", LOCAL), ("STARTING", STARTING), ("DENIED", DENIED)):
-        if each.members <= codes.members:
-            names.append(name)
-            rest -= each.members
-    names += [each if isinstance(each, str) else each.__qualname__ for each in ErrnoSet((*rest, *codes.classes))]
-    return ", ".join(names) or "nothing"
+def _names(codes: ErrnoSet) -> str:
+    return ", ".join(codes.named()) or "nothing"
 
 
 def _counted(attempts: int) -> str:

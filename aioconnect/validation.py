@@ -29,6 +29,7 @@ __all__ = (
     "did_you_mean",
     "format_duration",
     "is_url",
+    "nearest",
     "parse_duration",
     "seconds",
     "shown",
@@ -128,12 +129,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("tsl", ("tcp", "tls", "unix"))
     'did you mean tls?'
     """
+    names = list(known)
+    near = nearest(name, names)
+    return f"must be one of {', '.join(names)}" if near is None else f"did you mean {near}?"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like one that is not; None when none is near."""
     # Only a mistake needs it, and its import costs 3 ms.
     import difflib  # noqa: PLC0415
 
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"must be one of {', '.join(names)}"
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return near[0] if near else None
 
 
 def parse_duration(text: str) -> float | None:
