@@ -16,6 +16,7 @@ import math
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from aioconnect import codes, errors
@@ -37,6 +38,18 @@ _PENDING = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR} | (set() i
 _KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _KEEPINTVL: int | None = getattr(socket, "TCP_KEEPINTVL", None)
 _KEEPCNT: int | None = getattr(socket, "TCP_KEEPCNT", None)
+
+
+def _lowest_ephemeral_port() -> int:
+    """From where on the kernel takes ports to dial from (ip(7), ip_local_port_range); 1024 where it does not say."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 1024
+
+
+# As it is when this is imported: read again for each dial it would cost as much as it saves.
+_LOWEST_EPHEMERAL_PORT = _lowest_ephemeral_port()
 
 Option = tuple[int, int, int]
 
@@ -90,60 +103,57 @@ async def dial_addresses(
     network = getattr(loop, "network", socket)
     began = loop.time()
     first = _begin(network, addresses[0], options)
+    sock, number, _, _ = first
     # The machinery of a race is for dials that are not over at once, and for those with somewhere else to go.
-    if first.sock is None:
+    if sock is None:
         if len(addresses) == 1:
             raise _failure(first, addresses[0], options, loop.time() - began)
-    elif first.number == 0:
-        return first.sock, addresses[0]
+    elif number == 0:
+        return sock, addresses[0]
     return await _Dial(loop, network, addresses, options).run(first, began, limit, source, policy)
 
 
-class _Begun(NamedTuple):
-    """A connect that was begun: connected (0), under way (pending), or over with an errno and no socket."""
+_Begun = tuple[socket.socket | None, int, codes.Phase, str | None]
+"""A connect that was begun: its socket, an errno, where it was, and the system's words.
 
-    sock: socket.socket | None
-    number: int
-    phase: codes.Phase
-    words: str | None = None
+With a socket it is connected (0) or under way (pending); without one it is over. A plain tuple, since every dial makes
+one and a named one costs four times as much.
+"""
 
 
 def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:
     """Make a socket and connect it as far as goes without waiting; one that failed is closed."""
+    family, kind, proto, address, _ = info
     try:
-        sock = network.socket(info.family, info.type | _NONBLOCK, info.proto)
+        sock = network.socket(family, kind | _NONBLOCK, proto)
     except OSError as exc:
-        return _Begun(None, exc.errno or 0, "socket", str(exc))
-    try:
-        begun = _connecting(sock, info, options)
-    except BaseException:
-        sock.close()
-        raise
-    if begun.sock is None:
-        sock.close()
-    return begun
-
-
-def _connecting(sock: socket.socket, info: AddressInfo, options: DialOptions) -> _Begun:
+        return None, exc.errno or 0, "socket", str(exc)
+    words: str | None = None
     phase: codes.Phase = "socket"
     try:
         if not _NONBLOCK:
             sock.settimeout(0)
-        for option in options.options:
-            sock.setsockopt(*option)
+        for level, option, value in options.options:
+            sock.setsockopt(level, option, value)
         if options.local_addr is not None:
             phase = "bind"
             sock.bind(_bindable(options.local_addr))
         phase = "connect"
-        number = sock.connect_ex(info.sockaddr)
+        number: int = sock.connect_ex(address)
         if number == errno.EINPROGRESS and _LINUX:
             # BSD may answer a second connect on a failed socket with another error, so only where it is exact.
-            number = sock.connect_ex(info.sockaddr)
+            number = sock.connect_ex(address)
+        if number in _CONNECTED:
+            return _settled(sock, address, options)
+        if number in _PENDING:
+            return sock, number, phase, None
     except OSError as exc:
-        return _Begun(None, exc.errno or 0, phase, str(exc))
-    if number in _CONNECTED:
-        return _settled(sock, info)
-    return _Begun(sock if number in _PENDING else None, number, phase)
+        number, words = exc.errno or 0, str(exc)
+    except BaseException:
+        sock.close()
+        raise
+    sock.close()
+    return None, number, phase, words
 
 
 def _bindable(address: tuple[str, int]) -> tuple[Any, ...]:
@@ -154,32 +164,38 @@ def _bindable(address: tuple[str, int]) -> tuple[Any, ...]:
     return host, address[1], 0, int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
 
 
-def _settled(sock: socket.socket, info: AddressInfo) -> _Begun:
-    """A connected socket, unless it is connected to itself.
+def _settled(sock: socket.socket, address: tuple[Any, ...] | str, options: DialOptions) -> _Begun:
+    """A connected socket, unless it is connected to itself; then it is closed.
 
     A dial to a port of the ephemeral range on this host may be given that very port to dial from, and TCP's
-    simultaneous open (RFC 9293 section 3.5) then succeeds with nobody there.
+    simultaneous open (RFC 9293 section 3.5) then succeeds with nobody there. To ask for the local address costs 5 % of
+    a connect on uvloop, and the ports of services are rarely of that range.
     """
-    if isinstance(info.sockaddr, tuple):
-        try:
-            local = sock.getsockname()
-            if local[1] == info.sockaddr[1] and local == sock.getpeername():
-                return _Begun(None, errno.ECONNREFUSED, "connect", "connected to itself: nothing listens there")
-        except OSError as exc:
-            # Reset already: macOS then has no peer to name.
-            return _Begun(None, exc.errno or errno.ECONNRESET, "connect")
-    return _Begun(sock, 0, "connect")
+    if isinstance(address, str) or (address[1] < _LOWEST_EPHEMERAL_PORT and options.local_addr is None):
+        return sock, 0, "connect", None
+    number, words = errno.ECONNREFUSED, None
+    try:
+        local = sock.getsockname()
+        if local[1] != address[1] or local != sock.getpeername():
+            return sock, 0, "connect", None
+        words = "connected to itself: nothing listens there"
+    except OSError as exc:
+        # Reset already: macOS then has no peer to name.
+        number = exc.errno or errno.ECONNRESET
+    sock.close()
+    return None, number, "connect", words
 
 
 def _failure(begun: _Begun, info: AddressInfo, options: DialOptions, elapsed: float) -> NetworkError:
     """The error of one address."""
     local = options.local_addr
+    _, number, phase, words = begun
     return errors.typed(
-        codes.code_of(begun.number) if begun.number else "UNKNOWN",
-        begun.phase,
+        codes.code_of(number) if number else "UNKNOWN",
+        phase,
         info.sockaddr,
-        begun.number or None,
-        strerror=begun.words if begun.number in (0, errno.ECONNREFUSED) else None,
+        number or None,
+        strerror=words if number in (0, errno.ECONNREFUSED) else None,
         port_given=local is not None and local[1] != 0,
         elapsed=elapsed,
     )
@@ -248,10 +264,10 @@ class _Dial:
             self.over.set_exception(exc)
 
     def _account(self, number: int, begun: _Begun, began: float) -> None:
-        sock = begun.sock
+        sock, answer, _, _ = begun
         if sock is None:
             self._fail(number, begun, began)
-        elif begun.number == 0:
+        elif answer == 0:
             self.winner = sock, self.addresses[number]
         else:
             self.flying[sock] = number, began
@@ -260,7 +276,7 @@ class _Dial:
             except OSError as exc:
                 del self.flying[sock]
                 sock.close()
-                self._fail(number, _Begun(None, exc.errno or 0, "connect", str(exc)), began)
+                self._fail(number, (None, exc.errno or 0, "connect", str(exc)), began)
 
     def _fail(self, number: int, begun: _Begun, began: float) -> None:
         now = self.loop.time()
@@ -275,8 +291,10 @@ class _Dial:
         if self.winner is not None:
             sock.close()
             return
-        begun = _settled(sock, self.addresses[number]) if outcome == 0 else _Begun(None, outcome, "connect")
-        if begun.sock is None:
+        begun: _Begun = None, outcome, "connect", None
+        if outcome == 0:
+            begun = _settled(sock, self.addresses[number].sockaddr, self.options)
+        else:
             sock.close()
         self._account(number, begun, began)
         self._start_due(-math.inf)
