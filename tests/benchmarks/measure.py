@@ -41,7 +41,7 @@ TINY = Effort(rounds=2, batch=3, calls=5, connections=20, repeats=1, interpreter
 
 
 class Ratio(NamedTuple):
-    """The ratio of two medians, and the quartiles of the ratios of the single rounds."""
+    """The median and the quartiles of the ratios of the single rounds."""
 
     value: float
     low: float
@@ -127,10 +127,10 @@ def middle(samples: Samples, which: slice = slice(0, 1)) -> float:
 
 
 def compare(ours: Samples, theirs: Samples, which: slice = slice(0, 1)) -> Ratio:
-    """Our median over theirs; the spread comes from the pairs of batches of the same round."""
+    """Round by round: what else the machine does meanwhile is the same for the two batches of a round, or nearly."""
     pairs = [sum(a[which]) / sum(b[which]) for a, b in zip(ours, theirs, strict=True) if sum(b[which])]
-    low, _, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else (pairs * 3)
-    return Ratio(middle(ours, which) / middle(theirs, which), low, high)
+    low, value, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else (pairs * 3)
+    return Ratio(value, low, high)
 
 
 def version(distribution: str) -> str:
@@ -152,7 +152,7 @@ def machine(effort: Effort, distributions: Sequence[str]) -> dict[str, str]:
         "libraries": ", ".join(f"{name} {version(name)}" for name in distributions),
         "method": (
             f"CPU time, pinned to one core, server on another, loopback; medians of {effort.rounds} alternating"
-            f" batches of {effort.batch}; collector on, heap frozen, collected before each batch"
+            f" batches of {effort.batch}, ratios within a round; collector on, heap frozen, collected before each batch"
         ),
     }
 

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import random
 import selectors
 import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,8 @@ __all__ = ("ROOT", "Served", "serving")
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = 16
 BACKLOG = 4096
+# Below the ports that systems take to dial from, as services have them.
+CANDIDATES = range(20000, 30000)
 
 
 class Served(NamedTuple):
@@ -53,20 +57,35 @@ def serving(keep: int = 64) -> Generator[Served]:
             process.wait(10)
 
 
-def listener() -> socket.socket:
+def listener(port: int) -> socket.socket:
     """For IPv6 and IPv4 at once, since a system may resolve localhost to either."""
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("::", 0), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
-    return socket.create_server(("0.0.0.0", 0), backlog=BACKLOG)
+        return socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)
+
+
+def listening(count: int) -> Iterator[socket.socket]:
+    """On ports that are free, beginning anywhere: another run may be in progress."""
+    candidates = iter(random.sample(CANDIDATES, len(CANDIDATES)))
+    while count:
+        try:
+            yield listener(next(candidates))
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+        else:
+            count -= 1
 
 
 def main(keep: int) -> None:
     if hasattr(os, "sched_setaffinity"):
+        # The parent is pinned already, which is inherited. Of all cores asked for, the kernel gives those allowed.
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
         os.sched_setaffinity(0, core(-1))
     kept: deque[socket.socket] = deque()
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        listeners = [stack.enter_context(listener()) for _ in range(PORTS)]
+        listeners = [stack.enter_context(each) for each in listening(PORTS)]
         refusing = stack.enter_context(socket.socket())
         refusing.bind(("0.0.0.0", 0))
         ports = [each.getsockname()[1] for each in listeners]
