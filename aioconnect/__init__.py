@@ -8,6 +8,8 @@ every attempt.
 """
 
 from aioconnect.backoff import Backoff
+from aioconnect.breaker import CircuitBreaker
+from aioconnect.budget import RetryBudget
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.endpoint import TLS, Endpoint, Keepalive
@@ -53,6 +55,8 @@ __all__ = (
     "Keepalive",
     "Policy",
     "Backoff",
+    "CircuitBreaker",
+    "RetryBudget",
     "Connector",
     "Connection",
     "Resolver",

@@ -15,6 +15,7 @@ from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
 from aioconnect.validation import Problems, check_duration
+from aioconnect.values import Value
 
 __all__ = ("Backoff", "Jitter")
 
@@ -23,7 +24,7 @@ Jitter = Literal["full", "equal", "decorrelated", "none"]
 _JITTERS: tuple[Jitter, ...] = get_args(Jitter)
 
 
-class Backoff(wait_base):
+class Backoff(Value, wait_base):
     """Capped exponential backoff with jitter; a ``tenacity`` wait, usable wherever tenacity takes one.
 
     ``initial``, ``maximum``: seconds, or texts such as ``"100ms"``. ``factor``: growth for each attempt.
@@ -46,7 +47,7 @@ class Backoff(wait_base):
     [0.1, 0.2, 0.4, 5.0]
     """
 
-    __slots__ = ("factor", "initial", "jitter", "maximum", "uniform")
+    __slots__ = ("initial", "maximum", "factor", "jitter", "uniform")
 
     initial: float
     maximum: float
@@ -75,15 +76,7 @@ class Backoff(wait_base):
             problems.add("uniform", uniform, "must be a callable of (low, high)")
         problems.raise_any()
         # Floats overflow, and integers grow: 2 ** attempts takes seconds and megabytes after a day of attempts.
-        numbers = {"initial": least, "maximum": most, "factor": float(factor)}
-        for name, setting in {**numbers, "jitter": jitter, "uniform": uniform}.items():
-            object.__setattr__(self, name, setting)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a Backoff is immutable; cannot set {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a Backoff is immutable; cannot delete {name}")
+        self._freeze(initial=least, maximum=most, factor=float(factor), jitter=jitter, uniform=uniform)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         """The wait after the attempt that tenacity's state describes, in seconds."""
@@ -110,15 +103,6 @@ class Backoff(wait_base):
         except OverflowError:
             return self.maximum if self.initial else 0.0
 
-    def _key(self) -> tuple[object, ...]:
-        return self.initial, self.maximum, self.factor, self.jitter, self.uniform
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, Backoff) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
     def __repr__(self) -> str:
         return (
             f"Backoff(initial={self.initial!r}, maximum={self.maximum!r}, "
@@ -127,7 +111,8 @@ class Backoff(wait_base):
 
     def __reduce__(self) -> tuple[object, ...]:
         # `random.uniform` is bound to a generator, whose state would go along: all who load it would draw the same.
-        return Backoff, self._key()[: 4 if self.uniform == random.uniform else 5]
+        values = tuple(self._fields().values())
+        return Backoff, values[: 4 if self.uniform == random.uniform else 5]
 
 
 def _is_factor(value: object) -> bool:

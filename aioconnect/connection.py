@@ -5,8 +5,8 @@ run asyncio's own code. Only the moment of loss is ours: the protocol types the 
 call raises a new object (asyncio raises the same one again and again, and its traceback grows with each).
 
 Private names of asyncio in use: ``StreamReader._exception``, ``StreamReader._buffer``, ``StreamReader._transport``,
-``StreamWriter._transport``, ``StreamWriter._protocol``, ``FlowControlMixin._drain_helper``,
-``FlowControlMixin._drain_waiters``; a test pins them.
+``StreamReaderProtocol._stream_reader``, ``StreamWriter._transport``, ``StreamWriter._protocol``,
+``FlowControlMixin._drain_helper``, ``FlowControlMixin._drain_waiters``; a test pins them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import select
 import ssl
 import sys
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Protocol, Self, SupportsIndex, cast
 
 from aioconnect import errors
 from aioconnect.endpoint import TLS, Endpoint
@@ -37,7 +37,7 @@ from aioconnect.limits import bounded, wait_until
 from aioconnect.tls import ContextCache
 from aioconnect.validation import seconds
 
-__all__ = ("DEFAULT_LIMIT", "Connection", "Reader", "Writer", "streams")
+__all__ = ("DEFAULT_LIMIT", "Connection", "Ending", "Keeper", "Reader", "Writer", "streams")
 
 Bytes = bytes | bytearray | memoryview
 
@@ -89,6 +89,14 @@ class Reader(StreamReader):
 
     def _peer_closed(self, exc: asyncio.IncompleteReadError) -> PeerClosed:
         return PeerClosed(exc.partial, exc.expected, address=self.address)
+
+
+class _UnheardReader(Reader):
+    """A reader before the first byte: whether the peer has ever said anything is the class, and costs no byte after."""
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self.__class__ = Reader  # type: ignore[assignment]
+        self.feed_data(data)
 
 
 class _LostReader(Reader):
@@ -184,6 +192,25 @@ class Writer(StreamWriter):
         """Let the streams know of a loss that the loop keeps to itself, as it does when an upgrade to TLS fails."""
         self._protocol.connection_lost(exc)
 
+    def kept_by(self, keeper: Keeper, now: float) -> None:
+        """Tell somebody how the connection ends, which is handed out now."""
+        protocol = self._protocol
+        protocol.keeper = keeper
+        protocol.made = now
+
+    @property
+    def ended_by(self) -> NetworkError | None:
+        """What ended the connection, once the loop has said so."""
+        return self._protocol.lost
+
+    def watch(self, callback: Callable[[NetworkError], object]) -> None:
+        """Call this once when the transport is gone, with what ended it; soon, if it is gone already."""
+        protocol = self._protocol
+        if protocol.lost is None:
+            protocol.watchers = (*protocol.watchers, callback)
+        else:
+            asyncio.get_running_loop().call_soon(callback, protocol.lost)
+
     async def gone(self, limit: float) -> None:
         """Wait until the loop has closed the socket, or until a loop time. Never raises what was lost meanwhile.
 
@@ -196,9 +223,34 @@ class Writer(StreamWriter):
             await wait_until(waiter, limit)
 
 
+class Ending(NamedTuple):
+    """How the peer or the network ended a connection.
+
+    ``error``: ``None`` for the end of the stream. ``made``: the loop time at which it was handed out. ``heard``:
+    whether the peer had ever sent a byte.
+    """
+
+    error: NetworkError | None
+    address: Address
+    made: float
+    heard: bool
+
+
+class Keeper(Protocol):
+    """Whoever wants to know how the connections that it made end."""
+
+    def ended(self, ending: Ending, /) -> None:
+        """The peer or the network ended one; called once, from the loop."""
+        ...
+
+
 class _Protocol(StreamReaderProtocol):
     """asyncio's stream protocol; the place where the loop tells of a loss."""
 
+    keeper: Keeper | None = None
+    made: float = 0.0
+    watchers: tuple[Callable[[NetworkError], object], ...] = ()
+    _stream_reader: Reader | None
     closed_here = False
     ended = False
     """Whether the peer has closed its side."""
@@ -209,7 +261,15 @@ class _Protocol(StreamReaderProtocol):
 
     def eof_received(self) -> bool | None:
         self.ended = True
+        self._tell_keeper(None)
         return super().eof_received()
+
+    def _tell_keeper(self, error: NetworkError | None) -> None:
+        """Once, and not of an end that this side has made."""
+        keeper, self.keeper = self.keeper, None
+        if keeper is not None and not self.closed_here:
+            heard = not isinstance(self._stream_reader, _UnheardReader)
+            keeper.ended(Ending(error, self.address, self.made, heard))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost is not None:
@@ -220,6 +280,7 @@ class _Protocol(StreamReaderProtocol):
             self.lost = BrokenPipe(address=self.address)
         else:
             self.lost = AlreadyClosed(address=self.address)
+        self._tell_keeper(self.lost)
         # Here too a drain before the loss is asyncio's own. A bound method kept on the instance would do as well, but
         # it makes a cycle, and every closed connection would wait for the collector.
         self.__class__ = _LostProtocol  # pyright: ignore[reportAttributeAccessIssue]
@@ -231,7 +292,9 @@ class _Protocol(StreamReaderProtocol):
         for waiter in self.closing:
             if not waiter.done():
                 waiter.set_result(None)
-        self.closing = ()
+        watchers, self.closing, self.watchers = self.watchers, (), ()
+        for watcher in watchers:
+            watcher(self.lost)
 
 
 class _LostProtocol(_Protocol):
@@ -267,7 +330,7 @@ def _again(exc: BaseException) -> Exception:
 
 def streams(loop: asyncio.AbstractEventLoop, limit: int, address: Address) -> tuple[Reader, _Protocol]:
     """A reader and the protocol that feeds it, for a transport that is about to be made."""
-    reader = Reader(limit, loop)
+    reader = _UnheardReader(limit, loop)
     protocol = _Protocol(reader, loop=loop)
     reader.address = protocol.address = address
     return reader, protocol
@@ -393,9 +456,27 @@ class Connection:
         poll.register(fd, hung_up if self.get_extra_info("ssl_object") else hung_up | select.POLLIN)
         return not poll.poll(0)
 
+    @property
+    def lost(self) -> NetworkError | None:
+        """What ended it: a `ConnectionLost`, `AlreadyClosed` after our own close; ``None`` as far as the loop knows."""
+        return self.writer.ended_by
+
+    def when_lost(self, callback: Callable[[NetworkError], object]) -> None:
+        """Have ``callback(error)`` called by the loop, once, when the connection is gone; soon, if it is already."""
+        self.writer.watch(callback)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the last word was `mark_clean`."""
+        return self._clean
+
     def mark_clean(self) -> None:
         """Say that the protocol is between messages, so that an exception from here on does not spoil it."""
         self._clean = True
+
+    def mark_dirty(self) -> None:
+        """Say that a message has begun: take `mark_clean` back."""
+        self._clean = False
 
     async def aclose(self, timeout: float | str = 5.0) -> None:
         """Send what is buffered and close; after ``timeout`` seconds, abort. A loss meanwhile is no error any more."""

@@ -11,19 +11,24 @@ import functools
 import math
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tenacity import RetryCallState
 
 from aioconnect import errors, logs
-from aioconnect.addresses import AddressBook
-from aioconnect.connection import DEFAULT_LIMIT, Connection, Writer, streams
+from aioconnect.breaker import Circuit
+from aioconnect.connection import DEFAULT_LIMIT, Connection, Ending, Writer, streams
 from aioconnect.dialer import DialOptions, dial_addresses, dial_options
 from aioconnect.endpoint import Endpoint
+from aioconnect.errnoset import ErrnoSet
 from aioconnect.errors import Address, ConfigError, NetworkError
 from aioconnect.events import (
     AttemptFailed,
     AttemptStarted,
     Cancelled,
+    CircuitClosed,
+    CircuitOpened,
     Connected,
     Event,
     GaveUp,
@@ -31,15 +36,14 @@ from aioconnect.events import (
     Resolved,
     Retrying,
 )
-from aioconnect.gate import Gate
-from aioconnect.handover import HandOver
 from aioconnect.limits import Source, bounded
 from aioconnect.policy import Policy
+from aioconnect.record import ConnectorStats, Record
 from aioconnect.resolver import AddressInfo, Lookup
 from aioconnect.retrying import attempt_limit, retry
-from aioconnect.validation import Problems, check_integer, seconds
+from aioconnect.validation import Problems, check_duration, check_integer, seconds
 
-__all__ = ("Connecting", "Connector", "ConnectorStats", "Prepare")
+__all__ = ("Connecting", "Connector", "Prepare")
 
 T = TypeVar("T")
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -47,24 +51,13 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 Prepare = Callable[[Connection], Awaitable[None]]
 """What makes a new connection ready: a greeting, a login, a ping. Runs inside the attempt, under its limit."""
 
+_LEASE = 30.0
+"""Seconds for which a probe is one call's where an attempt has no limit of its own: longer than any should take."""
+
+Stop = Callable[[RetryCallState], bool]
+
 _Finish = Callable[[socket.socket, AddressInfo, float, Source], Awaitable[T]]
 """What an attempt makes of a connected socket."""
-
-
-class ConnectorStats(NamedTuple):
-    """A snapshot of what a connector has done since it was made."""
-
-    attempts: int
-    connected: int
-    failures: MappingProxyType[str, int]
-    """Failed attempts by code."""
-    connecting: int
-    """Attempts under way."""
-    waiting: int
-    """Attempts that wait for others because of ``max_connecting``."""
-    reachable: bool | None
-    """Whether the last attempt to end was good; ``None`` before the first."""
-    last_error: NetworkError | None
 
 
 class Connecting(Coroutine[Any, Any, T]):
@@ -119,8 +112,12 @@ class Connector:
 
     ``endpoint``: an `Endpoint` or a URL. ``prepare``: awaited with every new connection, inside the attempt; what
     it raises makes a failed attempt, `NotReady` included. ``max_connecting``: attempts at once, others wait their
-    turn. ``observers``: called with `events`. ``resolver``: a `Resolver`, or anything with its three methods.
+    turn. ``stable_after``: seconds; a connection that the peer drops within them, before a byte of it came, counts as
+    a failed dial. ``observers``: called with `events`. ``resolver``: a `Resolver`, or anything with its three methods.
     ``limit``: bytes a reader buffers, as in ``asyncio.open_connection``.
+
+    ``share``: another connector, to share what is learnt: circuit, budget, addresses and statistics if it is of the
+    same endpoint, else its retry budget alone.
 
     May be made before there is an event loop. It belongs to the loop of its first use until that one is closed.
 
@@ -138,9 +135,11 @@ class Connector:
         prepare: Prepare | None = None,
         *,
         max_connecting: int | None = None,
+        stable_after: float | str = 1.0,
         observers: Iterable[Observer] = (),
         resolver: Lookup | None = None,
         limit: int = DEFAULT_LIMIT,
+        share: Connector | None = None,
     ) -> None:
         problems = Problems()
         self.endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint.parse(endpoint)
@@ -156,29 +155,38 @@ class Connector:
             problems.add("resolver", resolver, "must have the methods resolve, known and forget")
         if max_connecting is not None:
             max_connecting = check_integer(problems, "max_connecting", max_connecting, 1)
+        self.stable_after = check_duration(problems, "stable_after", stable_after, zero=True)
+        shared = self._shared(problems, share, max_connecting=max_connecting, resolver=resolver)
         problems.raise_any()
-        self._name = self.endpoint.place
+        till = None if share is None else share.record.till
+        self.record: Record = shared or Record(self.endpoint, policy, resolver, max_connecting, till)
+        """What is learnt, by all connectors that share it."""
+        self._name = self.record.name
         self._options = dial_options(self.endpoint)
-        self._hand_over = HandOver(self.endpoint)
-        self._addresses = AddressBook(self.endpoint, resolver, policy)
-        self._gate = Gate(math.inf if max_connecting is None else max_connecting)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._attempts = 0
-        self._connected = 0
-        self._failures: dict[str, int] = {}
-        self._last_error: NetworkError | None = None
-        self._reachable: bool | None = None
-        self._lost_at: float | None = None
-        self._lost_attempts = 0
 
-    def connect(self, timeout: float | str | None = None) -> Connecting[Connection]:
+    def _shared(self, problems: Problems, share: object, **own: object) -> Record | None:
+        """The record of another connector, if it is of the same endpoint."""
+        if share is None:
+            return None
+        if not isinstance(share, Connector):
+            problems.add("share", share, "must be a Connector")
+            return None
+        if share.endpoint != self.endpoint:
+            return None
+        for name, value in own.items():
+            if value is not None:
+                problems.add(name, value, "must not be given together with share, which has its own")
+        return share.record
+
+    def connect(self, timeout: float | str | None = None, *, wait: bool | None = None) -> Connecting[Connection]:
         """A prepared `Connection`: ``await connector.connect()`` or ``async with connector.connect() as conn``.
 
-        ``timeout``: seconds for this call; the smaller of it and the policy's wins. Raises a `ConnectError` that
-        tells of every attempt, `ConfigError` for files that cannot be loaded, and what ``prepare`` raises that is
-        no error of a connection.
+        ``timeout``: seconds for this call; the smaller of it and the policy's wins. ``wait``: whether to wait where
+        the circuit is open, in place of the breaker's ``when_open``. Raises a `ConnectError` that tells of every
+        attempt, `CircuitOpen` if it was never let in, `ConfigError` for files that cannot be loaded, and what
+        ``prepare`` raises that is no error of a connection.
         """
-        return Connecting(functools.partial(self._call, self._to_connection, self._total(timeout)))
+        return Connecting(functools.partial(self._call, self._to_connection, self._total(timeout), wait=wait))
 
     async def create_connection(
         self, protocol_factory: Callable[[], P], timeout: float | str | None = None
@@ -191,7 +199,7 @@ class Connector:
         async def finish(
             sock: socket.socket, info: AddressInfo, limit: float, source: Source
         ) -> tuple[asyncio.Transport, P]:
-            return await self._hand_over.made_by(protocol_factory, sock, info, limit, source)
+            return await self.record.hand_over.made_by(protocol_factory, sock, info, limit, source)
 
         return await self._call(finish, self._total(timeout))
 
@@ -209,33 +217,71 @@ class Connector:
 
         return await self._call(finish, self._total(timeout), options)
 
-    def stats(self) -> ConnectorStats:
-        """What happened so far."""
-        return ConnectorStats(
-            attempts=self._attempts,
-            connected=self._connected,
-            failures=MappingProxyType(dict(self._failures)),
-            connecting=self._gate.inside,
-            waiting=self._gate.waiting,
-            reachable=self._reachable,
-            last_error=self._last_error,
+    def unlimited(self, *, also: ErrnoSet | None = None, stop: Stop | None = None) -> Connector:
+        """A connector that shares all with this one and has the policy's schedule, but none of its limits.
+
+        It goes on until it is connected, the error is permanent, or ``stop``, a tenacity stop, says so; ``also`` is
+        retried besides. For whoever keeps connections, as `Pool` and `Link` do.
+        """
+        retry_on = self.policy.retry_on if also is None else self.policy.retry_on | also
+        return Connector(
+            self.endpoint,
+            self.policy.replace(retry_on=retry_on, timeout=None, max_attempts=None, stop=stop),
+            self.prepare,
+            stable_after=self.stable_after,
+            observers=self.observers,
+            limit=self.limit,
+            share=self,
         )
 
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit breaker's state, for this endpoint."""
+        return self.record.circuit
+
+    @property
+    def losses(self) -> int:
+        """How many connections were lost to the network so far; one more casts doubt on those that seem to live."""
+        return self.record.losses
+
+    def retry_now(self) -> None:
+        """End every pause: the next probe of an open circuit is due, as after news that the server is back."""
+        self.record.retry_now()
+
+    def stats(self) -> ConnectorStats:
+        """What happened so far."""
+        return self.record.stats()
+
     def __repr__(self) -> str:
-        return f"<Connector {self._name} attempts={self._attempts} connected={self._connected}>"
+        return f"<Connector {self._name} attempts={self.record.attempts} connected={self.record.connected}>"
 
     # -- One call ------------------------------------------------------------------------------------------------
 
     def _call(
-        self, finish: _Finish[T], total: float | None, options: DialOptions | None = None
+        self, finish: _Finish[T], total: float | None, options: DialOptions | None = None, *, wait: bool | None = None
     ) -> Coroutine[Any, Any, T]:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._bind(loop)
+        record, loop = self.record, asyncio.get_running_loop()
+        if loop is not record.loop:
+            record.bind(loop)
+        if record.circuit.since is not None and not self._waits(wait=wait):
+            self._refuse_if_open(loop.time())
         attempt = functools.partial(self._attempt, finish, self._options if options is None else options)
         if not self.observers:
-            return retry(self.policy, attempt, total, endpoint=self._name)
+            return retry(self.policy, attempt, total, common=record)
         return self._observed(attempt, total)
+
+    def _waits(self, *, wait: bool | None) -> bool:
+        breaker = self.policy.breaker
+        return wait if wait is not None else breaker is None or breaker.when_open == "wait"
+
+    def _refuse_if_open(self, now: float) -> None:
+        """Raise `CircuitOpen`, unless a probe is due that nobody waits for."""
+        circuit = self.record.circuit
+        if now >= circuit.probe_due and not self.record.gate.waiting:
+            return
+        refusal = circuit.refusal(now).replace(endpoint=self._name, elapsed=0.0, stop_reason="circuit")
+        self._tell(GaveUp(self._name, refusal))
+        raise refusal from circuit.last_error
 
     def _total(self, timeout: float | str | None) -> float | None:
         """The time limit of one call, in seconds: the smaller of its own and the policy's."""
@@ -247,7 +293,7 @@ class Connector:
 
     async def _observed(self, attempt: Callable[[float, float, int], Awaitable[T]], total: float | None) -> T:
         try:
-            return await retry(self.policy, attempt, total, self._retrying, self._name)
+            return await retry(self.policy, attempt, total, self._retrying, self.record)
         except asyncio.CancelledError:
             self._tell(Cancelled(self._name))
             raise
@@ -257,47 +303,42 @@ class Connector:
 
     async def _attempt(self, finish: _Finish[T], options: DialOptions, began: float, deadline: float, number: int) -> T:
         loop = asyncio.get_running_loop()
-        gate = self._gate
+        record = self.record
+        gate = record.gate
+        lease = None
         if not gate.enter():
-            await gate.admitted(deadline)
+            lease = await self._admitted(began, deadline)
             began = loop.time()
         limit, source = attempt_limit(self.policy, began, deadline)
-        self._attempts += 1
+        record.attempts += 1
         try:
             if self.observers:
                 self._tell(AttemptStarted(self._name, number))
-            addresses = self._addresses.known(began) or await self._resolved(limit, source)
+            addresses = record.book.known(began) or await self._resolved(limit, source)
             sock, info = await dial_addresses(addresses, options, limit, source, self.policy)
             result = await finish(sock, info, limit, source)
+            record.connected += 1
+            if not record.circuit.healthy:
+                self._recovered(loop.time())
         except Exception as exc:
-            self._failed(exc, number, began)
+            self._failed(exc, number, began, lease)
             raise
         finally:
-            gate.leave()
-        self._connected += 1
-        self._reachable = True
-        if self._lost_at is not None:
-            self._restored(loop.time())
+            gate.leave(lease)
         if self.observers:
             self._tell(Connected(self._name, number, info.sockaddr, loop.time() - began))
         return result
 
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is not None:
-            if not self._loop.is_closed():
-                raise RuntimeError(f"{self!r} belongs to another event loop; make one connector for each loop")
-            # A new one: what the closed loop left unfinished may still leave the old one, when it is collected.
-            self._gate = Gate(self._gate.size)
-            self._reachable = self._lost_at = None
-            self._lost_attempts = 0
-        self._loop = loop
-        # What was kept for times of another clock.
-        self._addresses.forget()
+    async def _admitted(self, began: float, deadline: float) -> object | None:
+        """Wait at the gate. A ``began`` yet to come is when this call goes if it is alone there."""
+        now = asyncio.get_running_loop().time()
+        lease = _LEASE if self.policy.attempt_timeout is None else self.policy.attempt_timeout
+        return await self.record.gate.admitted(deadline, lease, began if began > now else math.inf)
 
     async def _resolved(self, limit: float, source: Source) -> list[AddressInfo]:
         now = asyncio.get_running_loop().time
         began = now()
-        addresses = await self._addresses.find(limit, source)
+        addresses = await self.record.book.find(limit, source)
         if self.observers:
             self._tell(Resolved(self._name, tuple(info.sockaddr for info in addresses), now() - began))
         return addresses
@@ -307,11 +348,13 @@ class Connector:
     async def _to_connection(self, sock: socket.socket, info: AddressInfo, limit: float, source: Source) -> Connection:
         loop = asyncio.get_running_loop()
         reader, protocol = streams(loop, self.limit, info.sockaddr)
-        transport, _ = await self._hand_over.transport(protocol, sock, info, limit, source)
+        transport, _ = await self.record.hand_over.transport(protocol, sock, info, limit, source)
         endpoint = self.endpoint if info.target is None else self.endpoint.replace(targets=(info.target,))
-        connection = Connection(reader, Writer(transport, protocol, reader, loop), endpoint)
+        writer = Writer(transport, protocol, reader, loop)
+        connection = Connection(reader, writer, endpoint)
         if self.prepare is not None:
             await self._prepared(self.prepare, connection, info, limit, source)
+        writer.kept_by(self, loop.time())
         return connection
 
     async def _prepared(
@@ -341,31 +384,37 @@ class Connector:
 
     # -- What is learnt, and told --------------------------------------------------------------------------------
 
-    def _failed(self, exc: Exception, number: int, began: float) -> None:
-        loop = asyncio.get_running_loop()
+    def _failed(self, exc: Exception, number: int, began: float, lease: object | None) -> None:
+        now = asyncio.get_running_loop().time()
+        opened = False
         if isinstance(exc, NetworkError):
-            if exc.phase != "prepare":
-                # Somebody was there in that phase; else the name may have moved.
-                self._addresses.forget()
-            self._reachable = False
             if exc.elapsed is None:
-                exc.elapsed = loop.time() - began
-            self._last_error = exc
-            self._failures[exc.code] = self._failures.get(exc.code, 0) + 1
-            self._lost_attempts += 1
-            if self._lost_at is None:
-                self._lost_at = loop.time()
-                if self._connected:
-                    # What has never worked is for the caller to tell: the error says it all.
-                    logs.lost(self._name, exc)
+                exc.elapsed = now - began
+            opened = self.record.failed(exc, now, self.policy, lease)
         if self.observers:
-            self._tell(AttemptFailed(self._name, number, exc, loop.time() - began))
+            self._tell(AttemptFailed(self._name, number, exc, now - began))
+        if opened:
+            self._opened(now)
 
-    def _restored(self, now: float) -> None:
-        if self._lost_at is not None and self._connected > 1:
-            logs.restored(self._name, self._lost_attempts, now - self._lost_at)
-        self._lost_at = None
-        self._lost_attempts = 0
+    def _recovered(self, now: float) -> None:
+        since = self.record.circuit.since
+        if self.record.succeeded(now) and since is not None and self.observers:
+            self._tell(CircuitClosed(self._name, now - since))
+
+    def ended(self, ending: Ending, /) -> None:
+        """One of the connections was ended by the peer or the network; called by the connection."""
+        loop = asyncio.get_running_loop()
+        if loop is self.record.loop and self.record.ended(ending, loop.time(), self.policy, self.stable_after):
+            self._opened(loop.time())
+
+    def _opened(self, now: float) -> None:
+        circuit = self.record.circuit
+        retry_in = (circuit.retry_at or now) - now
+        if self.record.connected:
+            # What has never worked is for the caller to tell.
+            logs.opened(self._name, circuit.failures, retry_in, circuit.last_error)
+        if self.observers:
+            self._tell(CircuitOpened(self._name, circuit.failures, retry_in, circuit.last_error))
 
     def _retrying(self, error: NetworkError | None, pause: float, attempts: int) -> None:
         self._tell(Retrying(self._name, attempts, error, pause))

@@ -224,7 +224,7 @@ class NetworkError(AioconnectError, OSError):
             line = f"{self.endpoint}: {line}"
         if self.stop_reason is None:
             return line
-        tries = "1 attempt" if self.attempt_count == 1 else f"{self.attempt_count} attempts"
+        tries = "1 attempt" if self.attempt_count == 1 else f"{self.attempt_count or 'no'} attempts"
         return f"{line} ({tries} in {self.elapsed or 0:.1f} s, stopped by {self.stop_reason})"
 
     def __repr__(self) -> str:
@@ -499,6 +499,13 @@ class CircuitOpen(ConnectError):
     phase: codes.Phase = "wait"
     since: float | None = None
     retry_in: float | None = None
+
+    @property
+    def description(self) -> str:
+        """For how long, and for how much longer."""
+        if self.since is None or self.retry_in is None:
+            return super().description
+        return f"the circuit has been open for {self.since:.1f} s, the next probe is due in {self.retry_in:.1f} s"
 
 
 class PoolTimeout(ConnectError, TimeoutError):

@@ -14,6 +14,8 @@ __all__ = (
     "AttemptFailed",
     "AttemptStarted",
     "Cancelled",
+    "CircuitClosed",
+    "CircuitOpened",
     "Connected",
     "Event",
     "GaveUp",
@@ -83,7 +85,33 @@ class Cancelled(NamedTuple):
     endpoint: str
 
 
-Event = AttemptStarted | Resolved | AttemptFailed | Retrying | Connected | GaveUp | Cancelled
+class CircuitOpened(NamedTuple):
+    """A circuit has opened after so many failures in a row; its next probe is due in ``retry_in`` seconds."""
+
+    endpoint: str
+    failures: int
+    retry_in: float
+    error: NetworkError | None
+
+
+class CircuitClosed(NamedTuple):
+    """A probe was good, and the circuit is closed again, after ``elapsed`` seconds."""
+
+    endpoint: str
+    elapsed: float
+
+
+Event = (
+    AttemptStarted
+    | Resolved
+    | AttemptFailed
+    | Retrying
+    | Connected
+    | GaveUp
+    | Cancelled
+    | CircuitOpened
+    | CircuitClosed
+)
 
 Observer = Callable[[Event], object]
 """Called with each event, in the event loop, at once. What it returns is ignored; what it raises goes to the loop's

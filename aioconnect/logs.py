@@ -6,7 +6,7 @@ import logging
 
 from aioconnect.errors import ConfigError, NetworkError
 
-__all__ = ("lost", "restored", "stale_files")
+__all__ = ("lost", "opened", "restored", "stale_files")
 
 logger = logging.getLogger("aioconnect")
 
@@ -20,6 +20,13 @@ def restored(endpoint: str, failures: int, seconds: float) -> None:
     """The endpoint works again."""
     attempts = "attempt" if failures == 1 else "attempts"
     logger.info("%s is reachable again after %d failed %s in %.1f s", endpoint, failures, attempts, seconds)
+
+
+def opened(endpoint: str, failures: int, seconds: float, error: NetworkError | None) -> None:
+    """The circuit has opened."""
+    logger.warning(
+        "%s: the circuit is open after %d failures, next probe in %.1f s: %s", endpoint, failures, seconds, error
+    )
 
 
 def stale_files(error: ConfigError) -> None:

@@ -14,6 +14,8 @@ import tenacity
 from tenacity import RetryCallState
 
 from aioconnect.backoff import Backoff
+from aioconnect.breaker import CircuitBreaker
+from aioconnect.budget import RetryBudget
 from aioconnect.errnoset import LOCAL, TRANSIENT, Entry, ErrnoSet
 from aioconnect.errors import ConnectRefused, ConnectTimeout
 from aioconnect.limits import bounded
@@ -35,7 +37,8 @@ class Policy:
     ``timeout``: for everything, in seconds: names, dialing, TLS, ``prepare`` and the sleeps between.
     ``attempt_timeout``: for one attempt, in seconds; cut to what is left of ``timeout``.
     ``wait``: a tenacity wait, `Backoff` by default. ``stop``: a tenacity stop.
-    ``breaker``, ``budget``: ``None``.
+    ``breaker``: a `CircuitBreaker`, or ``None`` for none. ``budget``: a `RetryBudget`, or ``None`` for none. These two
+    bind all calls to an endpoint together, so they work in a `Connector`, and not in `call` and `wraps`.
 
     The last sleep is shortened so that one more attempt fits before ``timeout``: it takes at most half of what is
     left. Raises `ConfigError` naming every setting that cannot work.
@@ -52,8 +55,8 @@ class Policy:
     attempt_timeout: float | None
     wait: Callable[[RetryCallState], float]
     stop: Callable[[RetryCallState], bool] | None
-    breaker: None
-    budget: None
+    breaker: CircuitBreaker | None
+    budget: RetryBudget | None
 
     def __init__(  # noqa: PLR0913  (keywords, each with its default)
         self,
@@ -65,8 +68,8 @@ class Policy:
         attempt_timeout: float | str | None = 5.0,
         wait: Callable[[RetryCallState], float] = Backoff(),
         stop: Callable[[RetryCallState], bool] | None = None,
-        breaker: None = None,
-        budget: None = None,
+        breaker: CircuitBreaker | None = CircuitBreaker(),
+        budget: RetryBudget | None = None,
     ) -> None:
         problems = Problems()
         values = {
@@ -84,9 +87,10 @@ class Policy:
             problems.add("wait", wait, "must be a Backoff or another tenacity wait")
         if stop is not None and not _is_strategy(stop):
             problems.add("stop", stop, "must be a tenacity stop, or None")
-        for field in ("breaker", "budget"):
-            if values[field] is not None:
-                problems.add(field, values[field], "must be None; there is none yet")
+        if breaker is not None and not isinstance(breaker, CircuitBreaker):
+            problems.add("breaker", breaker, "must be a CircuitBreaker, or None")
+        if budget is not None and not isinstance(budget, RetryBudget):
+            problems.add("budget", budget, "must be a RetryBudget, or None")
         problems.raise_any()
         for field, value in values.items():
             object.__setattr__(self, field, value)

@@ -4,6 +4,9 @@ Decides exactly as plain ``tenacity.AsyncRetrying`` would for the same strategie
 retry, wait, stop, sleep), with three differences. It is re-entrant: the state of a call lives in the call, where
 tenacity keeps it in a ``threading.local`` that all tasks of a loop share. It allocates nothing before the first
 failure. And its time limits bind the attempt in flight. A cancellation is never retried.
+
+Calls to one endpoint have a schedule in common while its circuit is open: then the circuit says how long to wait, and
+what somebody else's probe has met is an attempt of every call that waits (`Turned`).
 """
 
 from __future__ import annotations
@@ -16,10 +19,19 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from tenacity import RetryCallState
 
-from aioconnect.errors import Attempt, ConfigError, ConnectTimeout, NetworkError, StopReason, classify, translate
+from aioconnect.errors import (
+    Attempt,
+    ConfigError,
+    ConnectTimeout,
+    NetworkError,
+    StopReason,
+    classify,
+    translate,
+)
+from aioconnect.gate import Turned
 from aioconnect.limits import TICK, Source
 
-__all__ = ("Call", "Rules", "attempt_limit", "retry")
+__all__ = ("Call", "Common", "Rules", "attempt_limit", "blank_state", "pause_after", "retry")
 
 T = TypeVar("T")
 
@@ -58,18 +70,51 @@ class Rules(Protocol):
         ...
 
 
+class Common(Protocol):
+    """What the calls to one endpoint have in common, as far as the engine asks for it."""
+
+    @property
+    def name(self) -> str:
+        """What the endpoint is called in messages."""
+        ...
+
+    def hold(self, now: float) -> float | None:
+        """Seconds until the next probe of an open circuit; ``None`` if it is closed."""
+        ...
+
+    async def rest(self, pause: float) -> None:
+        """Sleep for so many seconds, or until something ends all pauses."""
+        ...
+
+    def charge(self, now: float) -> bool | None:
+        """Pay for a retry: whether that is done; ``None`` if there is no token yet, and the call is to wait for one."""
+        ...
+
+    async def settle(self, deadline: float) -> bool:
+        """Wait for a token until a loop time, and pay: whether there was one."""
+        ...
+
+    def refund(self) -> None:
+        """A retry that was paid for has succeeded, or was never made."""
+        ...
+
+
+Try = Callable[[float, float, int], Awaitable[T]]
+"""An attempt: when it began, when the call has to end, both loop times, and its number in the call."""
+
+
 async def retry(
     rules: Rules,
-    attempt: Callable[[float, float, int], Awaitable[T]],
+    attempt: Try[T],
     timeout: float | None,
     before_sleep: BeforeSleep | None = None,
-    endpoint: str | None = None,
+    common: Common | None = None,
 ) -> T:
     """Await ``attempt(began, deadline, number)`` until it succeeds or the rules say stop.
 
     ``timeout`` is in seconds, for everything; ``deadline`` the loop time at which it ends. The attempt sees to its
-    own limits, with `attempt_limit`. Raises a new `NetworkError` from the last recorded one, or a foreign exception
-    as it came.
+    own limits, with `attempt_limit`. ``began`` lies in the future if the circuit is open: it is when this call would
+    dial if nobody else did. Raises a new `NetworkError` from the last recorded one, or a foreign exception as it came.
     """
     now = asyncio.get_running_loop().time
     began = started = now()
@@ -77,7 +122,7 @@ async def retry(
     call: Call | None = None
     while True:
         try:
-            return await attempt(began, deadline, 1 if call is None else call.count + 1)
+            return await (attempt(began, deadline, 1) if call is None else call.again(attempt, began))
         except asyncio.CancelledError as cancelled:
             if call is not None:
                 call.interrupted(cancelled)
@@ -86,18 +131,17 @@ async def retry(
             error = exc
         # Not inside the except block: what is raised below would get the raw error, and its frames, as context.
         if call is None:
-            call = Call(rules, started, deadline)
+            call = Call(rules, started, deadline, common)
         pause = call.failed(error, began, now())
         try:
             if pause is None:
-                call.conclude(error, endpoint)
+                call.conclude(error)
         finally:
             # A frame that holds the exception whose traceback holds the frame would wait for the collector.
             del error
         if before_sleep is not None:
             before_sleep(call.last, pause, call.count)
-        await call.sleep(pause)
-        began = now()
+        began = await call.sleep(pause)
 
 
 def attempt_limit(rules: Rules, began: float, deadline: float) -> tuple[float, Source]:
@@ -108,42 +152,85 @@ def attempt_limit(rules: Rules, began: float, deadline: float) -> tuple[float, S
     return deadline, "call"
 
 
+def pause_after(rules: Rules, state: RetryCallState) -> float:
+    """What the rules' wait gives, if it can be slept. NaN passes every comparison with a limit, and breaks timers.
+
+    Raises `ConfigError` if it cannot.
+    """
+    pause = rules.wait(state)
+    if isinstance(pause, (int, float)) and 0 <= pause < math.inf:
+        return pause
+    raise ConfigError(f"wait={pause!r}: must give a finite number of seconds, not negative")
+
+
+def blank_state(started: float) -> RetryCallState:
+    """Tenacity's state of a call. No AsyncRetrying stands behind it: strategies read the state, and calls differ."""
+    nobody: Any = None
+    state = RetryCallState(nobody, None, (), {})
+    state.start_time = started
+    return state
+
+
 class Call:
     """The state of one call's retries, made at its first failure."""
 
     __slots__ = (
         "attempts",
+        "common",
         "count",
         "deadline",
+        "dialed",
         "final",
+        "held",
         "in_except",
         "last",
         "now",
+        "paid",
         "rules",
         "started",
         "state",
         "stop_reason",
     )
 
-    def __init__(self, rules: Rules, started: float, deadline: float) -> None:
+    def __init__(self, rules: Rules, started: float, deadline: float, common: Common | None = None) -> None:
         self.rules = rules
+        self.common = common
         self.started = started
         self.deadline = deadline
         self.count = 0
         self.attempts: list[Attempt] = []
         self.last: NetworkError | None = None
+        self.dialed = False
+        """Whether any of the attempts was this call's own."""
+        self.held = False
+        """Whether the circuit decides when to go on."""
+        self.paid: bool | None = False
+        """Whether the next attempt is paid for out of a budget; ``None`` if it has yet to be."""
         self.final = False
         self.now = started
         self.stop_reason: StopReason | None = None
         self.in_except = sys.exception() is not None
-        # No AsyncRetrying stands behind this state: strategies read the state, and a shared object would mix calls.
-        nobody: Any = None
-        self.state = RetryCallState(nobody, None, (), {})
-        self.state.start_time = started
+        self.state = blank_state(started)
+
+    async def again(self, attempt: Try[T], began: float) -> T:
+        """Another attempt, once it is paid for."""
+        if self.paid is None and self.common is not None and not await self.common.settle(self.deadline):
+            words = "the retry budget was empty"
+            raise Turned(ConnectTimeout(None, words, phase="wait", source="call"), shared=False)
+        result = await attempt(began, self.deadline, self.count + 1)
+        self._refund()
+        return result
 
     def failed(self, error: Exception, began: float, now: float) -> float | None:
         """Record a failed attempt: the seconds to sleep before the next, or ``None`` with ``stop_reason`` set."""
         self.now = now
+        shared = isinstance(error, Turned) and error.shared
+        if isinstance(error, Turned):
+            if not shared:
+                self.stop_reason = "timeout"
+                return None
+            error, began = error.error, now
+        self.dialed |= not shared
         self.count += 1
         typed = error if isinstance(error, NetworkError) else translate(error)
         known = _behind(error) if typed is None else typed
@@ -156,51 +243,76 @@ class Call:
         outcome: Any = _Outcome(error, self.count)
         state.outcome = outcome
         # A foreign exception is asked about as itself, for a set may name its class.
-        self.stop_reason = self._reason(error if typed is None else typed)
+        self.stop_reason = self._reason(error if typed is None else typed, shared=shared)
         pause = self._pause() if self.stop_reason is None else None
         # Nobody asks any more, and the frames of a foreign exception, which keeps them, lead back here.
         state.outcome = None
         if len(self.attempts) == _KEPT:
             del self.attempts[1]
-        self.attempts.append(Attempt(self.count, began - self.started, now - began, known, pause or 0.0))
+        record = Attempt(self.count, began - self.started, now - began, known, pause or 0.0, shared)
+        self.attempts.append(record)
         return pause
 
     def _pause(self) -> float:
         state, left = self.state, self.deadline - self.now
         pause = state.upcoming_sleep
-        if pause >= left:
+        # Whoever has not dialed brings no probe of an open circuit forward.
+        if pause >= left and (self.dialed or not self.held):
             # One more attempt, with room to succeed: half of what is left, but not more than it may use.
             self.final = True
             pause = left - min(left / 2, self.rules.attempt_timeout or math.inf)
         state.idle_for += pause
         return pause
 
-    def _reason(self, error: Exception) -> StopReason | None:
+    def _reason(self, error: Exception, *, shared: bool) -> StopReason | None:
         """Why to stop, if so. In tenacity's order, which draws the wait even when the stop then ends it."""
         rules, state = self.rules, self.state
         if self.late and _was_cut(error):
             return "timeout"
         if not rules.retryable(error):
             return "permanent"
-        state.upcoming_sleep = _checked(rules.wait(state))
+        hold = None if self.common is None else self.common.hold(self.now)
+        self.held = hold is not None
+        state.upcoming_sleep = pause_after(rules, state) if hold is None else hold
         if rules.max_attempts is not None and self.count >= rules.max_attempts:
             return "attempts"
         if rules.stop is not None and rules.stop(state):
             return "stop"
-        return "timeout" if self.final or self.late else None
+        if self.late or (self.final and not shared):
+            return "timeout"
+        return self._charged()
+
+    def _charged(self) -> StopReason | None:
+        """Pay for the next attempt. Last of all, so that nobody pays for what is not tried."""
+        self.paid = False
+        if self.common is None or self.held:
+            # A probe costs nothing: that there is only one at a time is the bound.
+            return None
+        self.paid = self.common.charge(self.now)
+        return "budget" if self.paid is False else None
+
+    def _refund(self) -> None:
+        if self.paid is not False and self.common is not None:
+            self.common.refund()
 
     @property
     def late(self) -> bool:
         """Whether the call's own limit had passed when the last attempt ended; one inside an attempt is not it."""
         return self.deadline - self.now <= TICK
 
-    async def sleep(self, pause: float) -> None:
-        """Sleep before the next attempt."""
+    async def sleep(self, pause: float) -> float:
+        """Sleep before the next attempt, or leave that to the circuit. When to begin the attempt."""
+        now = asyncio.get_running_loop().time
+        if self.held:
+            return now() + pause
         try:
-            await asyncio.sleep(pause)
+            await (asyncio.sleep(pause) if self.common is None else self.common.rest(pause))
         except asyncio.CancelledError as cancelled:
+            if self.paid:
+                self._refund()
             self.interrupted(cancelled)
             raise
+        return now()
 
     def interrupted(self, cancelled: asyncio.CancelledError) -> None:
         """Put the last error behind a cancellation, where `classify` finds it."""
@@ -210,11 +322,12 @@ class Call:
             # CPython sets the context again, to what the caller is handling, in each coroutine on the way out.
             cancelled.__cause__ = self.last
 
-    def conclude(self, error: Exception, endpoint: str | None) -> NoReturn:
+    def conclude(self, error: Exception) -> NoReturn:
         """Raise a new error with the call's history, or a foreign exception with a note about it."""
         elapsed = self.now - self.started
-        decided = self._decided()
-        if decided is None or not (isinstance(error, NetworkError) or translate(error)):
+        endpoint = None if self.common is None else self.common.name
+        decided = self._decided(error)
+        if decided is None or not (isinstance(error, (NetworkError, Turned)) or translate(error)):
             tries = "1 attempt" if self.count == 1 else f"{self.count} attempts"
             at = f" at {endpoint}" if endpoint else ""
             error.add_note(f"{tries}{at} in {elapsed:.1f} s, stopped by {self.stop_reason}")
@@ -222,28 +335,25 @@ class Call:
                 raise error
             finally:
                 del error
+        # A call that was never let in has no errors of its own; behind an open circuit is the last real one.
+        turned = isinstance(error, Turned) and decided is error.error and not error.shared
         raise decided.replace(
             endpoint=endpoint or decided.endpoint,
             elapsed=elapsed,
-            errors=decided.errors or (decided,),
+            errors=() if turned else decided.errors or (decided,),
             attempts=tuple(self.attempts),
             attempt_count=self.count,
             stop_reason=self.stop_reason,
-        ) from decided
+        ) from (decided.__cause__ if turned else decided)
 
-    def _decided(self) -> NetworkError | None:
+    def _decided(self, error: Exception) -> NetworkError | None:
         """The error of the last completed attempt: one that the call's limit only cut short says less."""
+        if isinstance(error, Turned) and not error.shared and not self.dialed:
+            return error.error
         last = self.attempts[-1].error
         if self.late and self.count > 1 and last is not None and _was_cut(last):
             return self.attempts[-2].error or last
         return last
-
-
-def _checked(pause: float) -> float:
-    """What a wait gave, if it can be slept. NaN passes every comparison with a limit, and breaks the loop's timers."""
-    if isinstance(pause, (int, float)) and 0 <= pause < math.inf:
-        return pause
-    raise ConfigError(f"wait={pause!r}: must give a finite number of seconds, not negative")
 
 
 class _Outcome:

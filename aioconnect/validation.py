@@ -22,6 +22,7 @@ __all__ = (
     "check_duration",
     "check_file",
     "check_integer",
+    "check_number",
     "check_optional_duration",
     "check_sequence",
     "check_socket_path",
@@ -234,6 +235,16 @@ def check_integer(problems: Problems, field: str, value: object, low: int, high:
         return int(value)
     limits = f", {low} or more" if high is None else f" from {low} to {high}"
     problems.add(field, value, f"must be an integer{limits}")
+    return low
+
+
+def check_number(problems: Problems, field: str, value: object, low: float, high: float | None = None) -> float:
+    """A finite number from low to high. A bool is none, and neither is a text: it would have a unit."""
+    top = sys.float_info.max if high is None else high
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= top:
+        return float(value)
+    limits = f"{low:g} or more" if high is None else f"from {low:g} to {high:g}"
+    problems.add(field, value, f"must be a finite number, {limits}")
     return low
 
 

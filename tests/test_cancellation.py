@@ -248,7 +248,7 @@ async def test_waiting_for_a_slot(hanging: None, server: socket.socket, eager: b
     async def connect() -> list[Connection]:
         before = connector.stats()
         assert (before.connecting, before.waiting) == (0, 0)
-        connector._addresses.forget()
+        connector.record.book.forget()
         return await asyncio.gather(*(connector.connect() for _ in range(3)))
 
     def close(made: list[Connection]) -> None:
@@ -264,7 +264,7 @@ async def test_waiting_for_a_slot(hanging: None, server: socket.socket, eager: b
 
         before = connector.stats()
         assert (before.connecting, before.waiting) == (0, 0)
-        connector._addresses.forget()
+        connector.record.book.forget()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(3):

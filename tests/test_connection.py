@@ -179,7 +179,7 @@ async def test_the_streams_are_asyncios(pair: Pair, tls: bool) -> None:
         reader, writer = conn.streams
         assert isinstance(reader, asyncio.StreamReader)
         assert isinstance(writer, asyncio.StreamWriter)
-        assert type(reader) is Reader
+        assert isinstance(reader, Reader)
         assert type(writer) is Writer
         assert conn.peername == conn.get_extra_info("peername") == writer.get_extra_info("peername")
         assert conn.sockname == conn.get_extra_info("sockname")

@@ -8,14 +8,20 @@ import random
 
 import pytest
 
+from aioconnect.breaker import Circuit
 from aioconnect.errors import ConnectTimeout
-from aioconnect.gate import Gate
+from aioconnect.gate import Gate, Turned
 from tests.support.clock import run_virtual, virtual
+
+
+def gate_of(most: int) -> Gate:
+    """One whose circuit never opens."""
+    return Gate(most, Circuit(None))
 
 
 async def inside(gate: Gate, seconds: float, order: list[int], number: int) -> None:
     if not gate.enter():
-        await gate.admitted(math.inf)
+        await gate.admitted(math.inf, 1.0)
     try:
         order.append(number)
         await asyncio.sleep(seconds)
@@ -25,7 +31,7 @@ async def inside(gate: Gate, seconds: float, order: list[int], number: int) -> N
 
 @virtual
 async def test_first_come_first_served() -> None:
-    gate, order = Gate(2), list[int]()
+    gate, order = gate_of(2), list[int]()
     await asyncio.gather(*(inside(gate, 1.0, order, number) for number in range(6)))
     assert order == list(range(6))
     assert asyncio.get_running_loop().time() == 3.0
@@ -34,9 +40,9 @@ async def test_first_come_first_served() -> None:
 
 @virtual
 async def test_nobody_goes_past_the_line() -> None:
-    gate = Gate(1)
+    gate = gate_of(1)
     assert gate.enter()
-    waiter = asyncio.create_task(gate.admitted(math.inf))
+    waiter = asyncio.create_task(gate.admitted(math.inf, 1.0))
     await asyncio.sleep(0)
     gate.leave()
     assert not gate.enter()
@@ -47,20 +53,23 @@ async def test_nobody_goes_past_the_line() -> None:
 
 @virtual
 async def test_the_wait_has_a_limit() -> None:
-    gate = Gate(1)
+    gate = gate_of(1)
     assert gate.enter()
-    with pytest.raises(ConnectTimeout) as info:
-        await gate.admitted(2.0)
-    assert (info.value.phase, info.value.source, asyncio.get_running_loop().time()) == ("wait", "call", 2.0)
+    with pytest.raises(Turned) as info:
+        await gate.admitted(2.0, 1.0)
+    error = info.value.error
+    assert isinstance(error, ConnectTimeout)
+    assert not info.value.shared
+    assert (error.phase, error.source, asyncio.get_running_loop().time()) == ("wait", "call", 2.0)
     gate.leave()
     assert (gate.inside, gate.waiting) == (0, 0)
 
 
 @virtual
 async def test_a_slot_on_its_way_to_a_cancelled_waiter_goes_on() -> None:
-    gate = Gate(1)
+    gate = gate_of(1)
     assert gate.enter()
-    first, second = (asyncio.create_task(gate.admitted(math.inf)) for _ in range(2))
+    first, second = (asyncio.create_task(gate.admitted(math.inf, 1.0)) for _ in range(2))
     await asyncio.sleep(0)
     gate.leave()
     first.cancel()
@@ -76,7 +85,7 @@ def test_books_are_exact_under_cancellation(seed: int) -> None:
     randomness = random.Random(seed)
 
     async def storm() -> None:
-        gate, order = Gate(3), list[int]()
+        gate, order = gate_of(3), list[int]()
         tasks = [asyncio.create_task(inside(gate, randomness.random(), order, number)) for number in range(60)]
         for task in randomness.sample(tasks, 30):
             await asyncio.sleep(randomness.choice((0, 0, 0.1)))

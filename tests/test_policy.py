@@ -25,6 +25,7 @@ from tenacity.wait import wait_exception, wait_fixed, wait_none, wait_random
 
 import aioconnect
 from aioconnect.backoff import Backoff
+from aioconnect.breaker import CircuitBreaker
 from aioconnect.errnoset import DENIED, LOCAL, STARTING, TRANSIENT, ErrnoSet
 from aioconnect.errors import (
     ConfigError,
@@ -58,7 +59,7 @@ def test_defaults() -> None:
     assert policy.never_retry_on == ErrnoSet()
     assert (policy.max_attempts, policy.timeout, policy.attempt_timeout, policy.stop) == (None, 60.0, 5.0, None)
     assert policy.wait == Backoff(initial=0.1, maximum=5.0, factor=2.0, jitter="full")
-    assert (policy.breaker, policy.budget) == (None, None)
+    assert (policy.breaker, policy.budget) == (CircuitBreaker(failures=5, when_open="wait"), None)
     assert Policy(DENIED) == Policy(retry_on=DENIED)
 
 
@@ -107,8 +108,8 @@ THING = "must be a code name, an errno number or an exception class"
         ({"wait": wait_none}, ["wait=<ABCMeta>: must be a Backoff or another tenacity wait"]),
         ({"stop": 3}, ["stop=3: must be a tenacity stop, or None"]),
         ({"stop": stop_after_attempt}, ["stop=<ABCMeta>: must be a tenacity stop, or None"]),
-        ({"breaker": 1}, ["breaker=1: must be None; there is none yet"]),
-        ({"budget": object()}, ["budget=<object>: must be None; there is none yet"]),
+        ({"breaker": 1}, ["breaker=1: must be a CircuitBreaker, or None"]),
+        ({"budget": object()}, ["budget=<object>: must be a RetryBudget, or None"]),
         (
             {"retry_on": "ECONREFUSED"},
             ["retry_on.code='ECONREFUSED': is no known code; did you mean ECONNREFUSED?"],

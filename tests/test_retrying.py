@@ -23,6 +23,7 @@ from tenacity.wait import wait_fixed, wait_none
 
 from aioconnect import retrying
 from aioconnect.backoff import Backoff
+from aioconnect.endpoint import Endpoint
 from aioconnect.errnoset import LOCAL, TRANSIENT
 from aioconnect.errors import (
     Attempt,
@@ -36,6 +37,7 @@ from aioconnect.errors import (
 )
 from aioconnect.limits import TICK
 from aioconnect.policy import Policy
+from aioconnect.record import Record
 from aioconnect.retrying import Call, attempt_limit, retry
 from tests.support.clock import run_virtual, virtual
 from tests.support.leaks import EAGER, cancel_everywhere
@@ -502,8 +504,9 @@ async def test_the_endpoint_is_named() -> None:
         raise error
 
     for error in (ForeignError(), refused()):
+        record = Record(Endpoint.parse("db:5432"), Policy(), None, None)
         with pytest.raises(type(error)) as info:
-            await retry(Policy(max_attempts=1), attempt, 5.0, None, "tcp://db:5432")
+            await retry(Policy(max_attempts=1), attempt, 5.0, None, record)
         if isinstance(info.value, ForeignError):
             assert info.value.__notes__ == ["1 attempt at tcp://db:5432 in 0.0 s, stopped by permanent"]
         else:

@@ -338,7 +338,8 @@ def test_what_a_policy_hands_to_tenacity_decides_as_it(made: Settings, script: l
 
 # Does it find anything?
 
-WAIT = "        state.upcoming_sleep = _checked(rules.wait(state))\n"
+WAIT = "        state.upcoming_sleep = pause_after(rules, state) if hold is None else hold\n"
+HOLD = "        hold = None if self.common is None else self.common.hold(self.now)\n"
 DECIDE = "        if not rules.retryable(error):\n"
 LATEST = "state.outcome_timestamp = now\n"
 STOP = "        if rules.stop is not None and rules.stop(state):\n            return 'stop'\n"
@@ -349,13 +350,13 @@ COUNT = (
 MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "the stop comes before the wait": [(WAIT, STOP + WAIT)],
     "no wait is drawn for the last attempt": [(WAIT, COUNT + WAIT)],
-    "the wait comes before the decision": [(DECIDE, WAIT + DECIDE)],
+    "the wait comes before the decision": [(DECIDE, HOLD + WAIT + DECIDE)],
     "attempts are counted from 0": [("state.attempt_number = self.count\n", "state.attempt_number = self.count - 1\n")],
     "one attempt too many": [("self.count >= rules.max_attempts", "self.count > rules.max_attempts")],
     "the previous wait is forgotten": [(LATEST, LATEST + "        state.upcoming_sleep = 0.0\n")],
     "what was slept is not added up": [("state.idle_for += pause", "state.idle_for = pause")],
     "time counts from the first failure": [
-        ("self.state.start_time = started", "self.state.start_time = asyncio.get_running_loop().time()")
+        ("state.start_time = started", "state.start_time = asyncio.get_running_loop().time()")
     ],
     "strategies see the typed error": [("_Outcome(error, self.count)", "_Outcome(known or error, self.count)")],
     "everything is retried": [(DECIDE, "        if False:\n")],
@@ -369,7 +370,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         (DECIDE, "        if isinstance(error, Exception) and not rules.retryable(error):\n"),
     ],
     "a foreign exception is not asked about as itself": [
-        ("self._reason(error if typed is None else typed)", "self._reason(error if known is None else known)")
+        ("_reason(error if typed is None else typed,", "_reason(error if known is None else known,")
     ],
     "an inner call's limit is taken for the own": [("if self.late and self.count > 1 and", "if self.count > 1 and")],
     "the previous attempt decides": [("last = self.attempts[-1].error", "last = self.attempts[-2:][0].error")],

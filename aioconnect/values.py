@@ -1,0 +1,45 @@
+"""Frozen values that cost an import nothing: a frozen dataclass takes 0.5 to 1 ms to create, this takes 10 µs."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+__all__ = ("Value",)
+
+
+class Value:
+    """Set once, compared and hashed by its ``__slots__``, and printed as the call that makes it."""
+
+    __slots__ = ()
+
+    def _freeze(self, **fields: Any) -> None:
+        """Set the fields, in ``__init__`` and nowhere else."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def _fields(self) -> dict[str, Any]:
+        names: tuple[str, ...] = type(self).__slots__
+        return {name: getattr(self, name) for name in names}
+
+    def replace(self, **changes: Any) -> Self:
+        """One with some settings changed, checked anew."""
+        return type(self)(**(self._fields() | changes))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a {type(self).__name__} is immutable; cannot set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a {type(self).__name__} is immutable; cannot delete {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._fields().values()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._fields().items())
+        return f"{type(self).__name__}({fields})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(self._fields().values())
