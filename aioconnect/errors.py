@@ -224,7 +224,7 @@ class NetworkError(AioconnectError, OSError):
             line = f"{self.endpoint}: {line}"
         if self.stop_reason is None:
             return line
-        tries = "1 attempt" if self.attempt_count == 1 else f"{self.attempt_count or 'no'} attempts"
+        tries = "1 attempt" if self.attempt_count == 1 else f"{self.attempt_count} attempts"
         return f"{line} ({tries} in {self.elapsed or 0:.1f} s, stopped by {self.stop_reason})"
 
     def __repr__(self) -> str:

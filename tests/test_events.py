@@ -15,6 +15,8 @@ from aioconnect.events import (
     AttemptFailed,
     AttemptStarted,
     Cancelled,
+    CircuitClosed,
+    CircuitOpened,
     Connected,
     Event,
     GaveUp,
@@ -32,6 +34,8 @@ SAMPLES: tuple[Event, ...] = (
     Connected("tcp://db:5432", 2, ("10.0.0.7", 5432), 0.001),
     GaveUp("tcp://db:5432", ERROR),
     Cancelled("tcp://db:5432"),
+    CircuitOpened("tcp://db:5432", 5, 0.7, ERROR),
+    CircuitClosed("tcp://db:5432", 12.5),
 )
 each_event = pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
 

@@ -84,7 +84,7 @@ async def test_every_argument_of_asyncio_is_taken(server: socket.socket, name: s
     for options in ({name: GOOD[name]}, {name: None}, GOOD, dict.fromkeys(GOOD)):
         chosen: dict[str, Any] = {key: value for key, value in options.items() if key != "limit" or value is not None}
         reader, writer = await aioconnect.open_connection(*address, policy=ONCE, **chosen)
-        assert type(reader) is Reader
+        assert isinstance(reader, Reader)
         assert type(writer) is Writer
         assert writer.get_extra_info("peername") == address
         await close((reader, writer))
