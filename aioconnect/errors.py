@@ -254,7 +254,7 @@ class NetworkError(AioconnectError, OSError):
 
 def _made(cls: type[_Made], args: tuple[Any, ...], fields: dict[str, Any]) -> _Made:
     """An error with just these fields, which it keeps: nothing is worked out as `NetworkError.__init__` does it."""
-    new = cls.__new__(cls, *args)
+    new = cls.__new__(cls)
     OSError.__init__(new, *args)
     new.__dict__ = fields
     return new
@@ -666,6 +666,7 @@ def typed(
     address: Address = None,
     number: int | None = None,
     *,
+    strerror: str | None = None,
     port_given: bool = True,
     **fields: Any,
 ) -> NetworkError:
@@ -677,9 +678,8 @@ def typed(
     row = codes.row_of(code, phase, address, port_given=port_given)
     if number is None:
         number = codes.number_of(code)
-    words = fields.pop("strerror", None)
     fields |= {"code": code, "phase": phase, "address": address, "_member": row.member}
-    return _made(class_of(row, phase), (number, words), fields)
+    return _made(class_of(row, phase), (number, strerror), fields)
 
 
 def translate(

@@ -41,12 +41,11 @@ class HandOver:
         loop = asyncio.get_running_loop()
         create = loop.create_connection if self._endpoint.path is None else loop.create_unix_connection
         try:
-            arguments = {} if self._contexts is None else self._tls_arguments(self._contexts, info, limit, source)
-        except BaseException:
-            sock.close()
-            raise
-        try:
-            made = await create(lambda: protocol, sock=sock, **arguments)
+            if self._contexts is None:
+                made = await create(lambda: protocol, sock=sock)
+            else:
+                arguments = self._tls_arguments(self._contexts, info, limit, source)
+                made = await create(lambda: protocol, sock=sock, **arguments)
         except asyncio.CancelledError as cancelled:
             self._let_go(sock)
             task = asyncio.current_task()
