@@ -200,10 +200,12 @@ _ROWS = (
 
 _BY_MEMBER = MappingProxyType({entry.member: entry for entry in _ROWS})
 
+_PLACED = tuple(entry for entry in _ROWS if "@" in entry.member)
+
 _SPLIT = MappingProxyType(
     {
-        code: tuple(entry.member for entry in _ROWS if entry.code == code)
-        for code in dict.fromkeys(entry.code for entry in _ROWS if "@" in entry.member)
+        code: tuple(entry.member for entry in _PLACED if entry.code == code)
+        for code in dict.fromkeys(entry.code for entry in _PLACED)
     }
 )
 

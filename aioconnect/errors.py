@@ -624,12 +624,13 @@ _BY_WORDS: tuple[tuple[str, str, codes.Phase], ...] = (
 
 _HERRORS = MappingProxyType({1: "EAI_NONAME", 2: "EAI_AGAIN", 3: "EAI_FAIL", 4: "EAI_NODATA"})
 
+# Texts, which `re` compiles at their first use and keeps: compiled here, they would cost every import 1 ms.
 # How asyncio puts several into one text: "[Errno 111] Connect call failed ('::1', 80, 0, 0), [Errno 101] ...".
-_NUMBER_IN_TEXT = re.compile(r"\[(Errno|WinError) (\d+)\](?: Connect call failed (\([^)]*\)))?")
-_BIND_IN_TEXT = re.compile(r"bind on address (\([^)]*\))")
-_ADDRESS_IN_TEXT = re.compile(r"Connect call failed (\([^)]*\))$")
-_OPENSSL_REASON = re.compile(r"^\[\w+: (\w+)\]")
-_OPENSSL_FRAME = re.compile(r"^\[[^\]]*\]\s*|\s*\(_ssl\.c:\d+\)$")  # "[SSL: REASON] words (_ssl.c:1006)"
+_NUMBER_IN_TEXT = r"\[(Errno|WinError) (\d+)\](?: Connect call failed (\([^)]*\)))?"
+_BIND_IN_TEXT = r"bind on address (\([^)]*\))"
+_ADDRESS_IN_TEXT = r"Connect call failed (\([^)]*\))$"
+_OPENSSL_REASON = r"^\[\w+: (\w+)\]"
+_OPENSSL_FRAME = r"^\[[^\]]*\]\s*|\s*\(_ssl\.c:\d+\)$"  # "[SSL: REASON] words (_ssl.c:1006)"
 
 _IPV6_NOISE = frozenset({"ENETUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT"})
 
@@ -735,8 +736,8 @@ def _rephased(exc: NetworkError, phase: codes.Phase, address: Address, fields: d
 
 def _from_ssl(exc: ssl.SSLError, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     text = str(exc.strerror or " ".join(map(str, exc.args)))
-    words = _OPENSSL_FRAME.sub("", text)
-    named = _OPENSSL_REASON.match(text)
+    words = re.sub(_OPENSSL_FRAME, "", text)
+    named = re.match(_OPENSSL_REASON, text)
     reason: str | None = getattr(exc, "reason", None) or (named[1] if named else None)
     code = reason or _tls_code(exc, words)
     if phase == "connect":
@@ -802,11 +803,11 @@ def _from_oserror(exc: OSError, phase: codes.Phase, address: Address, fields: di
 
 def _place_in(words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> tuple[codes.Phase, Address]:
     """Where it was, if that is in asyncio's words: an address, as a tuple is printed."""
-    if phase == "connect" and (bound := _BIND_IN_TEXT.search(words)):
+    if phase == "connect" and (bound := re.search(_BIND_IN_TEXT, words)):
         local = _address_in(bound[1])
         fields["port_given"] = local is None or local[1] != 0
         return "bind", address or local
-    if address is None and (named := _ADDRESS_IN_TEXT.match(words)):
+    if address is None and (named := re.match(_ADDRESS_IN_TEXT, words)):
         return phase, _address_in(named[1])
     return phase, address
 
@@ -854,7 +855,7 @@ def _from_builtin(code: str, words: str, phase: codes.Phase, address: Address, f
 def _from_message(words: str, phase: codes.Phase, address: Address, fields: dict[str, Any]) -> NetworkError:
     """The last resort: numbers that only the text has kept, as in ``"Multiple exceptions: [Errno 111] ..."``."""
     errors: list[NetworkError] = []
-    for space, number, place in _NUMBER_IN_TEXT.findall(words):
+    for space, number, place in re.findall(_NUMBER_IN_TEXT, words):
         code = codes.WINERRORS.get(int(number)) if space == "WinError" else None
         at = address or _address_in(place)
         errors.append(typed(code or codes.code_of(int(number)), phase, at, None if code else int(number), **fields))
