@@ -311,6 +311,7 @@ class Connector:
             began = loop.time()
         limit, source = attempt_limit(self.policy, began, deadline)
         record.attempts += 1
+        addresses: list[AddressInfo] = []
         try:
             if self.observers:
                 self._tell(AttemptStarted(self._name, number))
@@ -318,10 +319,13 @@ class Connector:
             sock, info = await dial_addresses(addresses, options, limit, source, self.policy)
             result = await finish(sock, info, limit, source)
             record.connected += 1
+            if len(addresses) > 1:
+                record.book.won(info, addresses, loop.time())
             if not record.circuit.healthy:
                 self._recovered(loop.time())
         except Exception as exc:
             self._failed(exc, number, began, lease)
+            record.book.failed(exc, addresses, loop.time())
             raise
         finally:
             gate.leave(lease)
@@ -338,7 +342,7 @@ class Connector:
     async def _resolved(self, limit: float, source: Source) -> list[AddressInfo]:
         now = asyncio.get_running_loop().time
         began = now()
-        addresses = await self.record.book.find(limit, source)
+        addresses = await self.record.book.find(limit, source, self.policy)
         if self.observers:
             self._tell(Resolved(self._name, tuple(info.sockaddr for info in addresses), now() - began))
         return addresses

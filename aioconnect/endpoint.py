@@ -31,6 +31,7 @@ OPTIONS: tuple[str, ...] = (
     "family",
     "happy_eyeballs_delay",
     "interleave",
+    "shuffle",
     "proto",
     "flags",
 )
@@ -153,12 +154,13 @@ class TLS:
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Endpoint:
-    """Where to connect to: one or more TCP targets, or the path of a UNIX socket.
+    """Where to connect to: one or more TCP targets, a service of DNS, or the path of a UNIX socket.
 
     Equal to one of the same settings, and hashable.
 
-    - ``host`` and ``port``, or ``targets``, or ``path``: exactly one of the three. A path that begins with
-      NUL is an abstract name (Linux).
+    - ``host`` and ``port``, or ``targets``, or ``srv``, or ``path``: exactly one of the four. ``srv`` is a name
+      such as ``_redis._tcp.example.org``, whose SRV records have hosts and ports (RFC 2782; needs the extra
+      ``dns``). A path that begins with NUL is an abstract name (Linux).
     - ``tls``: a `TLS`, or True for its defaults. Over a UNIX socket it needs a ``server_hostname``.
     - ``local_addr``: ``(IP address, port)`` to dial from; port 0 lets the kernel choose.
     - ``keepalive``: a `Keepalive`, True for its defaults, None or False for none.
@@ -168,6 +170,9 @@ class Endpoint:
     - ``happy_eyeballs_delay``: seconds until the next address is tried beside the first (RFC 8305 section 5);
       None tries it only after the first has failed.
     - ``interleave``: addresses of the first family before the families alternate (RFC 8305 section 4).
+    - ``shuffle``: try the targets in another order at each dial, and the addresses of a name within their family,
+      to spread the load. Otherwise the targets come as listed, the next ones as a reserve. SRV records have
+      weights for that.
     - ``proto``, ``flags``: passed to getaddrinfo.
 
     Raises ConfigError with every problem at once.
@@ -178,6 +183,7 @@ class Endpoint:
 
     targets: tuple[Target, ...]
     path: str | None
+    srv: str | None
     tls: TLS | None
     local_addr: Target | None
     keepalive: Keepalive | None
@@ -186,6 +192,7 @@ class Endpoint:
     family: socket.AddressFamily
     happy_eyeballs_delay: float | None
     interleave: int
+    shuffle: bool
     proto: int
     flags: int
 
@@ -196,6 +203,7 @@ class Endpoint:
         *,
         targets: str | Iterable[Target | tuple[str, int] | str] = (),
         path: str | bytes | os.PathLike[str] | None = None,
+        srv: str | bytes | None = None,
         tls: TLS | bool | str | None = None,
         local_addr: Target | tuple[str, int] | str | None = None,
         keepalive: Keepalive | bool | str | None = True,
@@ -204,14 +212,16 @@ class Endpoint:
         family: socket.AddressFamily | int | str = socket.AF_UNSPEC,
         happy_eyeballs_delay: float | str | None = 0.25,
         interleave: int | str = 1,
+        shuffle: bool | str = False,
         proto: int | str = 0,
         flags: int | str = 0,
     ) -> None:
         problems = Problems()
         duration = validation.check_optional_duration
         values: dict[str, Any] = {
-            "targets": hosts.check_targets(problems, host, port, targets, path),
+            "targets": hosts.check_targets(problems, host, port, targets, {"srv": srv, "path": path}),
             "path": None if path is None else validation.check_socket_path(problems, "path", path),
+            "srv": None if srv is None else hosts.check_service(problems, "srv", srv),
             "tls": _tls(problems, tls),
             "local_addr": hosts.check_local_addr(problems, local_addr),
             "keepalive": _keepalive(problems, keepalive),
@@ -222,6 +232,7 @@ class Endpoint:
             "family": hosts.check_family(problems, family),
             "happy_eyeballs_delay": duration(problems, "happy_eyeballs_delay", happy_eyeballs_delay, _SHORTEST_DELAY),
             "interleave": validation.check_integer(problems, "interleave", interleave, 1, _LARGEST_INT),
+            "shuffle": validation.check_switch(problems, "shuffle", shuffle),
             "proto": validation.check_integer(problems, "proto", proto, 0, _LARGEST_INT),
             "flags": validation.check_integer(problems, "flags", flags, 0, _LARGEST_INT),
         }
@@ -243,7 +254,7 @@ class Endpoint:
         """
         problems = Problems()
         parts = urls.split_url(problems, text, OPTIONS + _TLS_OPTIONS)
-        options: dict[str, Any] = {"targets": parts.targets, "path": parts.path}
+        options: dict[str, Any] = {"targets": parts.targets, "path": parts.path, "srv": parts.srv}
         options |= {name: text for name, text in parts.options.items() if name in OPTIONS}
         options |= overrides
         options["tls"] = _parsed_tls(problems, parts, overrides.get("tls"))
@@ -255,15 +266,14 @@ class Endpoint:
     def replace(self, **changes: object) -> Endpoint:
         """A changed copy, checked like a new one.
 
-        A new host, ``targets`` or ``path`` takes the place of the old one.
+        A new host, ``targets``, ``srv`` or ``path`` takes the place of the old one.
         """
         options: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        if "path" in changes:
-            options["targets"] = ()
-        elif "targets" in changes:
-            options["path"] = None
+        elsewhere: dict[str, Any] = {"targets": (), "srv": None, "path": None}
+        if changes.keys() & elsewhere.keys():
+            options |= elsewhere
         elif "host" in changes or "port" in changes:
-            options["path"] = None
+            options |= {"srv": None, "path": None}
             if len(self.targets) < 2:
                 options |= {"targets": (), "host": self.host, "port": self.port}
             elif "host" in changes and "port" in changes:
@@ -273,12 +283,12 @@ class Endpoint:
 
     @property
     def host(self) -> str | None:
-        """The first target's host; None for a UNIX socket."""
+        """The first target's host; None for a service and for a UNIX socket."""
         return self.targets[0].host if self.targets else None
 
     @property
     def port(self) -> int | None:
-        """The first target's port; None for a UNIX socket."""
+        """The first target's port; None for a service and for a UNIX socket."""
         return self.targets[0].port if self.targets else None
 
     @property
@@ -291,13 +301,16 @@ class Endpoint:
     def server_hostname(self, target: Target | None = None) -> str | None:
         """The name that TLS sends and verifies at a target, in ASCII; None without TLS.
 
-        Without a final dot (RFC 6066 section 3) and without %interface, which no certificate has.
+        Without a final dot (RFC 6066 section 3) and without %interface, which no certificate has. For a service it
+        is the domain that was asked for, whatever host an SRV record names: without DNSSEC that one may be anybody's
+        word (RFC 6125 section 6.2.1, RFC 9525 section 6.1). Where the certificates are for another name,
+        ``TLS(server_hostname=)`` says so.
         """
         if self.tls is None:
             return None
         name = self.tls.server_hostname
         if name is None:
-            name = (target or self.targets[0]).host
+            name = (target or self.targets[0]).host if self.srv is None else hosts.service_domain(self.srv)
         return hosts.ascii_host(name).partition("%")[0].removesuffix(".")
 
     def __str__(self) -> str:
@@ -314,9 +327,12 @@ class Endpoint:
         """The URL without its options: what an endpoint is called in messages."""
         if self.path is not None:
             return urls.format_path(self.path)
+        scheme = "tcp" if self.tls is None else "tls"
+        if self.srv is not None:
+            return f"srv+{scheme}://{self.srv}"
         # Only an interface's % is left to encode in a checked host. A name that is not ASCII stays readable.
         targets = ",".join(str(target).replace("%", "%25") for target in self.targets)
-        return f"{'tcp' if self.tls is None else 'tls'}://{targets}"
+        return f"{scheme}://{targets}"
 
     def __repr__(self) -> str:
         context = ", tls=TLS(context=...)" if self.tls is not None and self.tls.context is not None else ""
@@ -403,6 +419,8 @@ def _check_tls(problems: Problems, values: dict[str, Any]) -> None:
 def _check_endpoint(problems: Problems, values: dict[str, Any]) -> None:
     if values["path"] is None:
         hosts.check_families(problems, values["family"], values["local_addr"], values["targets"])
+        if values["srv"] is not None and values["shuffle"]:
+            problems.add("shuffle", "on", "must not be given for a service: its SRV records have weights")
         return
     for name in OPTIONS:
         if values[name] != getattr(_PLAIN, name):
@@ -414,9 +432,10 @@ def _check_endpoint(problems: Problems, values: dict[str, Any]) -> None:
 def _parsed_tls(problems: Problems, parts: urls.Parts, override: object) -> object:
     """What ``tls`` is for a URL, its TLS options and an argument ``tls=``, of which None says nothing."""
     options: dict[str, Any] = {name: text for name, text in parts.options.items() if name in _TLS_OPTIONS}
-    if parts.scheme == "tcp":
+    if parts.scheme.endswith("tcp"):
+        secure = parts.scheme.replace("tcp", "tls")
         for name, text in options.items():
-            problems.add(name, text, "is an option of TLS; write tls:// instead of tcp://")
+            problems.add(name, text, f"is an option of TLS; write {secure}:// instead of {parts.scheme}://")
         return override
     if not options and parts.scheme == "unix":
         return override

@@ -125,7 +125,7 @@ async def create_connection(
 
 def _endpoint(endpoint: Endpoint | str, options: dict[str, Any]) -> Endpoint:
     problems = Problems()
-    _check_names(problems, options, {*OPTIONS, "path", "targets", "tls"})
+    _check_names(problems, options, {*OPTIONS, "path", "srv", "targets", "tls"})
     problems.raise_any()
     if isinstance(endpoint, Endpoint):
         return endpoint.replace(**options) if options else endpoint

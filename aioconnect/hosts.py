@@ -24,10 +24,12 @@ __all__ = (
     "check_local_addr",
     "check_port",
     "check_server_hostname",
+    "check_service",
     "check_targets",
     "family_text",
     "host_fault",
     "literal_family",
+    "service_domain",
     "split_host_port",
 )
 
@@ -188,6 +190,35 @@ def check_host(problems: Problems, field: str, value: object) -> str:
     return host
 
 
+def check_service(problems: Problems, field: str, value: object) -> str:
+    """A name with SRV records: ``_service._tcp.domain`` (RFC 2782), as text or ASCII bytes. Given back as it came."""
+    right = "must be the name of a service over TCP, as in _redis._tcp.example.org"
+    name = _text(problems, field, value, right)
+    if name is None:
+        return ""
+    service, proto, domain = [*name.split(".", 2), "", ""][:3]
+    fault = None
+    if ":" in name:
+        fault = "must be without a port: the records have one for each host"
+    elif "," in name:
+        fault = "must be one name: its records have as many hosts as there are"
+    elif len(service) < 2 or service[0] != "_" or proto.lower() != "_tcp" or not domain.strip("."):
+        fault = right
+    fault = fault or host_fault(name)
+    if fault is not None:
+        problems.add(field, name, fault)
+    return name
+
+
+def service_domain(service: str) -> str:
+    """The domain that a checked name of a service is in.
+
+    >>> service_domain("_redis._tcp.example.org")
+    'example.org'
+    """
+    return service.split(".", 2)[2]
+
+
 def check_server_hostname(problems: Problems, field: str, value: object) -> str:
     """A name or an IP address that a certificate can be for."""
     host = _text(problems, field, value, "must be a host name or an IP address, as text")
@@ -248,14 +279,17 @@ def split_host_port(text: str) -> tuple[str, str] | str:
     return (host, port) if colon else "must be HOST:PORT, with a port of its own"
 
 
-def check_targets(problems: Problems, host: object, port: object, targets: object, path: object) -> tuple[Target, ...]:
-    """The targets that a host and a port, or a sequence, stand for; one of them is needed, or else a path."""
+def check_targets(
+    problems: Problems, host: object, port: object, targets: object, others: Mapping[str, object]
+) -> tuple[Target, ...]:
+    """The targets that a host and a port, or a sequence, stand for; those are needed, or else one of the others."""
     items = _target_items(problems, targets)
     alone = host is not None or port is not None
-    places = {"host and port": (alone, host), "targets": (items, items), "path": (path is not None, path)}
+    places = {"host and port": (alone, host), "targets": (items, items)}
+    places |= {name: (value is not None, value) for name, value in others.items()}
     given = [name for name, (there, _) in places.items() if there]
     if not given and not problems.found:
-        problems.add("host", None, "must be given with a port, or else targets, or a path")
+        problems.add("host", None, "must be given with a port, or else targets, srv, or a path")
     for name in given[1:]:
         problems.add(name, places[name][1], f"must not be given together with {given[0]}")
     if alone and len(given) == 1:

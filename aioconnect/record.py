@@ -85,7 +85,7 @@ class Record:
     ) -> None:
         self.name = endpoint.place
         self.policy = policy
-        self.book = AddressBook(endpoint, resolver, policy)
+        self.book = AddressBook(endpoint, resolver)
         self.hand_over = HandOver(endpoint)
         self.circuit = Circuit(policy.breaker)
         self.gate = Gate(math.inf if max_connecting is None else max_connecting, self.circuit)
@@ -116,7 +116,7 @@ class Record:
             self.reachable = self.troubled_since = None
             self.troubled_attempts = 0
         self.loop = loop
-        self.book.forget()
+        self.book.rebind()
 
     def stats(self) -> ConnectorStats:
         """A snapshot."""

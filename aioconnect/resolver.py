@@ -1,27 +1,20 @@
 """Names to addresses, by the system's getaddrinfo, in a way that cannot starve or hold up the process.
 
-asyncio resolves in the loop's default executor: a handful of hung lookups there block every other user of it, and
-``asyncio.run`` does not return before they end. uvloop's pool has four threads. Here each lookup has a thread of its
-own, at most one for a name, and none that the interpreter waits for at exit. Callers that ask for the same name
-share one lookup; each leaves by its own limit without ending it for the others.
-
-Rejected: ``threading.Thread``, whose ``start`` waits until the thread runs, which blocks the loop for milliseconds
-while another thread computes; a pool of workers, which is at a loss after ``fork``; ``ThreadPoolExecutor``, whose
-threads are joined at exit.
+See `lookups` for how that is done.
 """
 
 from __future__ import annotations
 
-import _thread
 import asyncio
-import contextlib
 import math
 import socket
 from typing import Any, NamedTuple, Protocol
 
 from aioconnect import errors
 from aioconnect.hosts import Target, ascii_host, literal_family
-from aioconnect.limits import Source, wait_until
+from aioconnect.limits import Source
+from aioconnect.lookups import Lookups
+from aioconnect.srv import ServiceLookup
 from aioconnect.validation import Problems, check_duration
 
 __all__ = ("AddressInfo", "Lookup", "Query", "Resolver", "literal")
@@ -46,10 +39,6 @@ class Query(NamedTuple):
     family: int = socket.AF_UNSPEC
     proto: int = 0
     flags: int = 0
-
-
-_Answers = dict[Query, tuple[float, list[AddressInfo]]]
-"""Until which loop time an answer is kept, and the answer."""
 
 
 def literal(query: Query) -> AddressInfo | None:
@@ -89,33 +78,33 @@ class Resolver:
 
     ``timeout``: seconds for one lookup, within the attempt's limit. ``ttl``: seconds for which an answer is used
     again; getaddrinfo does not tell the records' own. What could not be reached is resolved anew at once. 0 keeps
-    nothing. Belongs to one event loop at a time; a new one finds it empty.
+    nothing. ``services``: who finds the SRV records of an endpoint with ``srv``, by default an `srv.ServiceResolver`
+    of its own. Belongs to one event loop at a time; a new one finds it empty.
 
     Raises `ConfigError` for a duration that is none.
     """
 
-    __slots__ = ("_answers", "_flights", "_loop", "timeout", "ttl")
+    __slots__ = ("_lookups", "services", "timeout", "ttl")
 
-    def __init__(self, timeout: float | str = 5.0, ttl: float | str = 5.0) -> None:
+    def __init__(
+        self, timeout: float | str = 5.0, ttl: float | str = 5.0, services: ServiceLookup | None = None
+    ) -> None:
         problems = Problems()
+        self.services = services
+        if services is not None and not all(hasattr(services, name) for name in ("resolve", "known", "forget")):
+            problems.add("services", services, "must have the methods resolve, known and forget")
         self.timeout = check_duration(problems, "timeout", timeout)
         self.ttl = check_duration(problems, "ttl", ttl, zero=True)
         problems.raise_any()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._answers: _Answers = {}
-        self._flights: dict[Query, _Flight] = {}
+        self._lookups: Lookups[Query, list[AddressInfo]] = Lookups()
 
     def known(self, query: Query, now: float) -> list[AddressInfo] | None:
         """The addresses of an IP address, or of a name resolved less than ``ttl`` ago; else ``None``."""
-        answer = self._answers.get(query)
-        if answer is None or now >= answer[0]:
-            return None
-        return answer[1]
+        return self._lookups.known(query, now)
 
     def forget(self, query: Query) -> None:
         """Resolve this name anew next time; an IP address stays what it is."""
-        if (answer := self._answers.get(query)) is not None and answer[0] < math.inf:
-            del self._answers[query]
+        self._lookups.forget(query)
 
     async def resolve(self, query: Query, limit: float = math.inf, source: Source = "call") -> list[AddressInfo]:
         """The addresses of a name in the system's order (RFC 6724), by a loop time.
@@ -124,113 +113,48 @@ class Resolver:
         with phase ``"resolve"`` and ``(host, port)`` as its address.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._answers, self._flights = loop, {}, {}
+        self._lookups.bind(loop)
         now = loop.time()
-        if (answer := self.known(query, now)) is not None:
+        if (answer := self._lookups.known(query, now)) is not None:
             return answer
         network = getattr(loop, "network", socket)
-        literal = literal_family(query.host) is not None
-        if literal or network is not socket:
-            outcome = _looked_up(network, query, socket.AI_NUMERICHOST if literal else 0)
-            _keep(self._answers, query, outcome, math.inf if literal else now + self.ttl)
+        if literal_family(query.host) is not None:
+            outcome = self._at_once(network, query, math.inf, socket.AI_NUMERICHOST)
+        elif network is not socket:
+            outcome = self._at_once(network, query, now + self.ttl)
         else:
             if now + self.timeout < limit:
                 limit, source = now + self.timeout, "attempt"
-            outcome = await self._shared(loop, query, limit, source)
+            outcome = await self._lookups.shared(query, self._look_up, limit, source, (query.host, query.port))
         if isinstance(outcome, BaseException):
             raise _typed(outcome, query, loop.time() - now)
         return outcome
 
-    async def _shared(
-        self, loop: asyncio.AbstractEventLoop, query: Query, limit: float, source: Source
-    ) -> list[AddressInfo] | BaseException:
-        """The outcome of the one lookup under way for this name, started now if there is none."""
-        flight = self._flights.get(query)
-        if flight is None:
-            flight = self._flights[query] = _Flight(loop, query, self._flights, self._answers, self.ttl)
-            try:
-                _thread.start_new_thread(flight.fly, ())
-            except (RuntimeError, MemoryError) as exc:
-                del self._flights[query]
-                return exc
-        waiter: asyncio.Future[None] = loop.create_future()
-        flight.waiters.append(waiter)
-        began = loop.time()
+    def _look_up(self, query: Query) -> tuple[list[AddressInfo], float]:
+        return _found(socket, query), self.ttl
+
+    def _at_once(self, network: Any, query: Query, until: float, flags: int = 0) -> list[AddressInfo] | BaseException:
+        """The addresses or the exception, of a lookup that waits for nobody."""
         try:
-            if not await wait_until(waiter, limit):
-                raise errors.ConnectTimeout(
-                    None,
-                    "the name was not resolved in time",
-                    phase="resolve",
-                    address=(query.host, query.port),
-                    elapsed=loop.time() - began,
-                    source=source,
-                )
-        finally:
-            flight.waiters.remove(waiter)
-        return flight.outcome
+            found = _found(network, query, flags)
+        except Exception as exc:  # noqa: BLE001  (typed by the caller, as those from a thread are)
+            return exc
+        self._lookups.keep(query, found, until)
+        return found
 
 
-class _Flight:
-    """One lookup in a thread, and who waits for it."""
-
-    __slots__ = ("answers", "flights", "loop", "outcome", "query", "ttl", "waiters")
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        query: Query,
-        flights: dict[Query, _Flight],
-        answers: _Answers,
-        ttl: float,
-    ) -> None:
-        self.loop = loop
-        self.query = query
-        self.flights = flights
-        self.answers = answers
-        self.ttl = ttl
-        self.waiters: list[asyncio.Future[None]] = []
-        self.outcome: list[AddressInfo] | BaseException = []
-
-    def fly(self) -> None:
-        outcome = _looked_up(socket, self.query)
-        # The loop may have been closed meanwhile; nobody waits then.
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.land, outcome)
-
-    def land(self, outcome: list[AddressInfo] | BaseException) -> None:
-        self.outcome = outcome
-        self.flights.pop(self.query, None)
-        # Here and not where it is waited for: what comes too late for everybody is there for their next attempt, and
-        # a waiter that runs after another has found the answer useless does not bring it back.
-        _keep(self.answers, self.query, outcome, self.loop.time() + self.ttl)
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-
-def _looked_up(network: Any, query: Query, flags: int = 0) -> list[AddressInfo] | BaseException:
-    """The addresses, or the exception: a thread has nobody to raise to, and each waiter needs its own object."""
-    try:
-        found = network.getaddrinfo(
-            ascii_host(query.host),
-            query.port,
-            family=query.family,
-            type=socket.SOCK_STREAM,
-            proto=query.proto,
-            flags=query.flags | flags,
-        )
-    except Exception as exc:  # noqa: BLE001  (told to those who wait)
-        return exc
+def _found(network: Any, query: Query, flags: int = 0) -> list[AddressInfo]:
+    found = network.getaddrinfo(
+        ascii_host(query.host),
+        query.port,
+        family=query.family,
+        type=socket.SOCK_STREAM,
+        proto=query.proto,
+        flags=query.flags | flags,
+    )
     if not found:
-        return socket.gaierror(socket.EAI_NONAME, "no address of that family")
+        raise socket.gaierror(socket.EAI_NONAME, "no address of that family")
     return [AddressInfo(family, kind, proto, sockaddr) for family, kind, proto, _, sockaddr in found]
-
-
-def _keep(answers: _Answers, query: Query, outcome: list[AddressInfo] | BaseException, until: float) -> None:
-    if not isinstance(outcome, BaseException):
-        answers[query] = until, outcome
 
 
 def _typed(outcome: BaseException, query: Query, elapsed: float) -> BaseException:

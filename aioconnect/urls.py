@@ -1,6 +1,7 @@
 """The text form of an endpoint: taking it apart, and writing its pieces. What they mean is not decided here.
 
     [tcp:// | tls://] HOST:PORT [, HOST:PORT ...] [? OPTION=VALUE [& OPTION=VALUE ...]]
+    srv+tcp://_SERVICE._tcp.DOMAIN   srv+tls://_SERVICE._tcp.DOMAIN   [? OPTION=VALUE ...]
     unix:///PATH   unix:RELATIVE/PATH   unix://@ABSTRACT-NAME   [? OPTION=VALUE ...]
 
 Percent-encoding works everywhere (RFC 3986 section 2.1). An IPv6 address stands in brackets, its interface
@@ -20,7 +21,7 @@ from aioconnect.validation import CREDENTIALS, Problems, did_you_mean
 
 __all__ = ("SCHEMES", "Parts", "format_path", "quote", "split_url", "unquote")
 
-SCHEMES = ("tcp", "tls", "unix")
+SCHEMES = ("tcp", "tls", "srv+tcp", "srv+tls", "unix")
 
 
 _PLAIN = frozenset((string.ascii_letters + string.digits + "-._~/:,[]").encode("ascii"))
@@ -30,12 +31,13 @@ _ENCODING = "must have two hexadecimal digits after each %"
 
 
 class Parts(NamedTuple):
-    """A URL's pieces, decoded. ``targets`` for tcp and tls, ``path`` for unix."""
+    """A URL's pieces, decoded. ``targets`` for tcp and tls, ``srv`` for srv+tcp and srv+tls, ``path`` for unix."""
 
     scheme: str
     targets: tuple[str, ...]
     path: str | None
     options: dict[str, str]
+    srv: str | None = None
 
 
 def split_url(problems: Problems, text: object, known: Collection[str]) -> Parts:
@@ -72,14 +74,18 @@ def _network_parts(problems: Problems, place: str) -> Parts:
     if not mark:
         scheme, rest = "tcp", place
     authority, slash, path = rest.partition("/")
-    if scheme.lower() not in SCHEMES:
-        problems.add("scheme", scheme, did_you_mean(scheme.lower(), SCHEMES))
+    scheme = scheme.lower()
+    if scheme not in SCHEMES:
+        problems.add("scheme", scheme, did_you_mean(scheme, SCHEMES))
     problems.raise_any()
-    targets = tuple(_decoded_target(problems, target) for target in authority.split(","))
+    of_service = scheme.startswith("srv+")
+    names = (authority,) if of_service else authority.split(",")
+    targets = tuple(_decoded_target(problems, name) for name in names)
     problems.raise_any()
     if slash:
-        problems.add("path", slash + path, f"must not be there: only ?options can follow {scheme}://host:port")
-    return Parts(scheme.lower(), targets, None, {})
+        shape = "_service._tcp.domain" if of_service else "host:port"
+        problems.add("path", slash + path, f"must not be there: only ?options can follow {scheme}://{shape}")
+    return Parts(scheme, (), None, {}, targets[0]) if of_service else Parts(scheme, targets, None, {})
 
 
 def _decoded_target(problems: Problems, text: str) -> str:

@@ -24,8 +24,8 @@ LAYERS = (
     ("explaining",),
     ("errors",),
     ("validation", "events", "limits", "values"),
-    ("errnoset", "backoff", "hosts", "urls", "logs", "breaker", "budget"),
-    ("endpoint", "gate"),
+    ("errnoset", "backoff", "hosts", "urls", "logs", "breaker", "budget", "lookups", "chance"),
+    ("endpoint", "gate", "srv"),
     ("retrying",),
     ("policy", "tls", "resolver", "race", "health"),
     ("dialer", "connection", "handover", "addresses"),
@@ -47,7 +47,19 @@ PROGRAMS = frozenset({"cli", "__main__", "testing"})
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
 PURE = frozenset(
-    {"codes", "explanations", "explaining", "errors", "errnoset", "backoff", "race", "breaker", "budget", "health"}
+    {
+        "codes",
+        "explanations",
+        "explaining",
+        "errors",
+        "errnoset",
+        "backoff",
+        "race",
+        "breaker",
+        "budget",
+        "health",
+        "chance",
+    }
 )
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
 HARMLESS = re.compile(r"[A-Z][A-Z0-9_]*|[A-Za-z]*[Ee]rror|AddressFamily|SSLErrorNumber")
@@ -96,12 +108,12 @@ def imports_are_not_hidden(module: Module) -> Iterator[str]:
 
 
 def time_and_chance_come_from_outside(module: Module) -> Iterator[str]:
-    """Time is the loop's; chance is an argument that `backoff` has a default for."""
+    """Time is the loop's; chance is an argument that `backoff` and `addresses` have a default for."""
     for each in module.imports():
         if each.module == "time" and module.unit not in PROGRAMS:
             yield f"{each.line}: time is the loop's: loop.time()"
-        if each.module in {"random", "secrets"} and module.unit not in PROGRAMS | {"backoff"}:
-            yield f"{each.line}: only backoff has a source of chance"
+        if each.module in {"random", "secrets"} and module.unit not in PROGRAMS | {"backoff", "addresses"}:
+            yield f"{each.line}: only backoff and addresses have a source of chance"
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"random.seed", "random.setstate"}:
             yield f"{node.lineno}: {ast.unparse(node)} changes what everybody else draws"

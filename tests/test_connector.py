@@ -1038,7 +1038,7 @@ async def test_a_target_without_an_address_counts_only_if_no_other_has_one() -> 
     assert all(each.__traceback__ is None for each in error.errors)
 
 
-async def test_a_target_whose_name_servers_are_mute_leaves_time_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_target_whose_name_servers_are_mute_does_not_hold_up_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     real = socket.getaddrinfo
 
@@ -1049,11 +1049,11 @@ async def test_a_target_whose_name_servers_are_mute_leaves_time_for_the_other(mo
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with listening() as server:
-        policy = Policy(max_attempts=1, attempt_timeout=0.2)
+        policy = Policy(max_attempts=1, attempt_timeout=4)
         began = time.monotonic()
         with await Connector(f"tcp://mute.internal:1,localhost:{server.getsockname()[1]}", policy).dial() as sock:
             assert sock.getpeername()[1] == server.getsockname()[1]
-        assert 0.08 < time.monotonic() - began < 0.19
+        assert 0.04 < time.monotonic() - began < 2
     release.set()
 
 

@@ -36,11 +36,12 @@ NUMBERS = "must be a name, or an IPv4 address of four numbers from 0 to 255"
 PAIR = "must be HOST:PORT, with a port of its own"
 BRACKETS = "must be HOST:PORT, only an IPv6 address in brackets, as in [::1]:80"
 NO_BRACKETS = "must have its IPv6 address in brackets and a port, as in [::1]:80"
-SCHEMES = "must be one of tcp, tls, unix"
+SCHEMES = "must be one of tcp, tls, srv+tcp, srv+tls, unix"
+SRV = "must be the name of a service over TCP, as in _redis._tcp.example.org"
 NO_PATH = "must not be there: only ?options can follow tcp://host:port"
 OPTIONS = (
     "is unknown; must be one of local_addr, keepalive, user_timeout, nodelay, family, happy_eyeballs_delay, "
-    "interleave, proto, flags, server_hostname, ca_file, cert_file, key_file, alpn, minimum_version, "
+    "interleave, shuffle, proto, flags, server_hostname, ca_file, cert_file, key_file, alpn, minimum_version, "
     "handshake_timeout, shutdown_timeout"
 )
 ENCODING = "must have two hexadecimal digits after each %"
@@ -115,6 +116,10 @@ def made(make: Callable[[], Made]) -> Made | ConfigError:
         ("h:1?happy_eyeballs_delay=100ms", Endpoint("h", 1, happy_eyeballs_delay=0.1)),
         ("h:1?happy_eyeballs_delay=off", Endpoint("h", 1, happy_eyeballs_delay=None)),
         ("h:1?interleave=2&proto=6&flags=32", Endpoint("h", 1, interleave=2, proto=6, flags=32)),
+        ("tcp://a:1,b:1?shuffle=on", Endpoint(targets="a:1,b:1", shuffle=True)),
+        ("srv+tcp://_redis._tcp.example.org", Endpoint(srv="_redis._tcp.example.org")),
+        ("SRV+TLS://_imaps._TCP.example.org.?alpn=x", Endpoint(srv=b"_imaps._TCP.example.org.", tls=TLS(alpn="x"))),
+        ("srv+tcp://_a._tcp.b%C3%BCcher.example", Endpoint(srv="_a._tcp.bücher.example")),
         ("unix:///run/app.sock", Endpoint(path="/run/app.sock")),
         ("unix:///run/app.sock?nodelay=on", Endpoint(path=b"/run/app.sock")),
         ("unix:run/app.sock", Endpoint(path=Path("run/app.sock"))),
@@ -143,6 +148,9 @@ def test_parse_abstract_name() -> None:
         (Endpoint(targets="a:1,b:2"), "tcp://a:1,b:2"),
         (Endpoint(path="/run/a b"), "unix:///run/a%20b"),
         (Endpoint(path="@name"), "unix:%40name"),
+        (Endpoint(targets="a:1,b:1", shuffle=True), "tcp://a:1,b:1?shuffle=on"),
+        (Endpoint(srv="_http._tcp.bücher.example"), "srv+tcp://_http._tcp.bücher.example"),
+        (Endpoint(srv="_http._tcp.x", tls=True, nodelay=False), "srv+tls://_http._tcp.x?nodelay=off"),
         (Endpoint("h", 1, keepalive=False, nodelay=False), "tcp://h:1?keepalive=off&nodelay=off"),
         (Endpoint("h", 1, keepalive=Keepalive(idle=30)), "tcp://h:1?keepalive=30s:15s:9"),
         (Endpoint("h", 1, family="inet", flags=32), "tcp://h:1?family=inet&flags=32"),
@@ -191,9 +199,10 @@ def test_defaults_are_those_of_the_documentation() -> None:
     endpoint = Endpoint("h", 1)
     values = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(endpoint)}
     assert values == {
-        "targets": (("h", 1),), "path": None, "tls": None, "local_addr": None,
+        "targets": (("h", 1),), "path": None, "srv": None, "tls": None, "local_addr": None,
         "keepalive": Keepalive(idle=15.0, interval=15.0, count=9), "user_timeout": None, "nodelay": True,
-        "family": socket.AF_UNSPEC, "happy_eyeballs_delay": 0.25, "interleave": 1, "proto": 0, "flags": 0,
+        "family": socket.AF_UNSPEC, "happy_eyeballs_delay": 0.25, "interleave": 1, "shuffle": False,
+        "proto": 0, "flags": 0,
     }  # fmt: skip
     assert repr(TLS()) == "TLS()"
     assert all(not getattr(TLS(), field.name) for field in dataclasses.fields(TLS))
@@ -225,6 +234,13 @@ def test_replace() -> None:
     assert Endpoint(path="/x").replace(host="a", port=1) == Endpoint("a", 1)
     assert Endpoint(path="/x").replace(targets=["a:1"]) == Endpoint("a", 1)
     assert Endpoint(path="/x").replace(path="/y") == Endpoint(path="/y")
+    service = Endpoint(srv="_a._tcp.b", nodelay=False)
+    assert service.replace(nodelay=True) == Endpoint(srv="_a._tcp.b")
+    assert service.replace(srv="_c._tcp.b") == Endpoint(srv="_c._tcp.b", nodelay=False)
+    assert service.replace(host="a", port=1) == service.replace(targets="a:1") == endpoint
+    assert endpoint.replace(srv="_a._tcp.b") == service
+    assert service.replace(path="/x", nodelay=True) == Endpoint(path="/x")
+    assert Endpoint(path="/x").replace(srv="_a._tcp.b") == Endpoint(srv="_a._tcp.b")
     assert dataclasses.replace(endpoint, nodelay=True) == Endpoint("a", 1)
     assert dataclasses.replace(TLS(alpn="h2"), ca_file="x") == TLS(alpn="h2", ca_file="x")
     assert problems(lambda: endpoint.replace(port=0)) == (f"port=0: {PORT}",)
@@ -296,6 +312,10 @@ def test_an_empty_server_hostname_needs_a_context_that_checks_none() -> None:
         ("tls://[fe80::1%25eth0]:1", "fe80::1"),
         ("tls://bücher.example:1", "xn--bcher-kva.example"),
         ("tls://db:1?server_hostname=bücher.example", "xn--bcher-kva.example"),
+        ("srv+tcp://_redis._tcp.example.org", None),
+        ("srv+tls://_redis._tcp.example.org", "example.org"),
+        ("srv+tls://_redis._tcp.bücher.example.", "xn--bcher-kva.example"),
+        ("srv+tls://_redis._tcp.example.org?server_hostname=cache.internal", "cache.internal"),
         ("unix:///x?server_hostname=db", "db"),
         ("unix:///x", None),
     ],
@@ -307,6 +327,8 @@ def test_the_name_that_is_verified(url: str, name: str | None) -> None:
 def test_each_target_has_its_own_name_to_verify() -> None:
     endpoint = Endpoint.parse("tls://a:1,b:2")
     assert [endpoint.server_hostname(target) for target in endpoint.targets] == ["a", "b"]
+    service = Endpoint.parse("srv+tls://_a._tcp.example.org")
+    assert service.server_hostname(Target("anybody.example", 1)) == "example.org", "not what DNS has made of it"
     endpoint = Endpoint.parse("tls://a:1,b:2?server_hostname=c")
     assert [endpoint.server_hostname(target) for target in endpoint.targets] == ["c", "c"]
 
@@ -409,6 +431,25 @@ BAD_URLS = [
     ("tls://h:1?handshake_timeout=0", "handshake_timeout='0': must be more than 0 and finite"),
     ("tls://h:1?ca_file=", "ca_file='': must be the path of a file, not empty"),
     ("tls://h:1?ca_file=/a%00b", r"ca_file='/a\x00b': must not contain a NUL character"),
+    ("h:1?shuffle=maybe", f"shuffle='maybe': {ON_OFF}"),
+    ("srv://_a._tcp.b", "scheme='srv': did you mean srv+tls?"),
+    ("srv+tcp://example.org", f"srv='example.org': {SRV}"),
+    ("srv+tcp://_a._udp.example.org", f"srv='_a._udp.example.org': {SRV}"),
+    ("srv+tcp://_._tcp.example.org", f"srv='_._tcp.example.org': {SRV}"),
+    ("srv+tcp://_a._tcp", f"srv='_a._tcp': {SRV}"),
+    ("srv+tcp://_a._tcp.", f"srv='_a._tcp.': {SRV}"),
+    ("srv+tcp://", f"srv='': {SRV}"),
+    ("srv+tcp://127.0.0.1", f"srv='127.0.0.1': {SRV}"),
+    ("srv+tcp://_a._tcp.b:1", "srv='_a._tcp.b:1': must be without a port: the records have one for each host"),
+    ("srv+tcp://_a._tcp.b,_c._tcp.d",
+     "srv='_a._tcp.b,_c._tcp.d': must be one name: its records have as many hosts as there are"),
+    ("srv+tcp://_a._tcp.b..c", "srv='_a._tcp.b..c': must not have an empty part between or before its dots"),
+    ("srv+tcp://_a._tcp.b/c", "path='/c': must not be there: only ?options can follow srv+tcp://_service._tcp.domain"),
+    ("srv+tcp://me:secret@_a._tcp.b", f"url='***': {CREDENTIALS}"),
+    ("srv+tcp://_a._tcp.b?alpn=x", "alpn='x': is an option of TLS; write srv+tls:// instead of srv+tcp://"),
+    ("srv+tcp://_a._tcp.b?shuffle=on",
+     "shuffle='on': must not be given for a service: its SRV records have weights"),
+    ("unix:///x?shuffle=on", f"shuffle='on': {NO_TCP}"),
     ("unix://run/app.sock",
      "path='run/app.sock': must begin with / after unix://; a relative one is written unix:run/app.sock"),
     ("unix:", "path='': must be the path of a UNIX socket, not empty"),
@@ -439,7 +480,11 @@ SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 CLIENT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 BAD_ARGUMENTS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
-    (Endpoint, {}, "host=None: must be given with a port, or else targets, or a path"),
+    (Endpoint, {}, "host=None: must be given with a port, or else targets, srv, or a path"),
+    (Endpoint, {"srv": 5}, f"srv=5: {SRV}"),
+    (Endpoint, {"srv": "_a._tcp.b", "path": "/x"}, "path='/x': must not be given together with srv"),
+    (Endpoint, {"srv": "_a._tcp.b", "host": "h", "port": 1},
+     "srv='_a._tcp.b': must not be given together with host and port"),
     (Endpoint, {"host": "h"}, f"port=None: must be given: {PORT.removeprefix('must be ')}"),
     (Endpoint, {"port": 1}, "host=None: must be a host name or an IP address, as text"),
     (Endpoint, {"host": 5, "port": 1}, "host=5: must be a host name or an IP address, as text"),
@@ -659,11 +704,19 @@ tcp_options = st.fixed_dictionaries(
         "nodelay": st.booleans(),
         "happy_eyeballs_delay": st.none() | st.floats(0.01, 1e300),
         "interleave": st.integers(1, 2**31 - 1),
+        "shuffle": st.booleans(),
         "proto": st.integers(0, 2**31 - 1),
         "flags": st.integers(0, 2**31 - 1),
         "tls": st.none() | st.booleans() | tls,
     },
 )
+
+
+labels = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
+
+
+def without_shuffle(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "shuffle"}
 
 
 def is_path(path: str) -> bool:
@@ -680,6 +733,13 @@ def test_tcp_endpoints_round_trip(targets: tuple[Target, ...], options: dict[str
     assert pickle.loads(pickle.dumps(endpoint)) == endpoint
     assert endpoint.replace() == endpoint
     assert str(endpoint).isprintable()
+
+
+@given(st.builds("_{}._tcp.{}".format, labels, labels), tcp_options.map(without_shuffle))
+def test_services_round_trip(name: str, options: dict[str, Any]) -> None:
+    endpoint = Endpoint(srv=name, **options)
+    assert Endpoint.parse(str(endpoint)) == endpoint == endpoint.replace()
+    assert (endpoint.host, endpoint.port, endpoint.targets) == (None, None, ())
 
 
 @given(st.binary(min_size=1, max_size=107).map(os.fsdecode) | files, st.none() | tls)
@@ -720,7 +780,7 @@ def test_any_text_is_an_endpoint_or_a_config_error(text: str) -> None:
         assert host_fault(target.host) is None
         assert target.ascii_host.isascii()
         assert 1 <= target.port <= 65535
-    assert bool(endpoint.targets) is (endpoint.path is None)
+    assert bool(endpoint.targets) is (endpoint.path is None and endpoint.srv is None)
     assert Endpoint.parse(str(endpoint)) == endpoint
 
 

@@ -27,6 +27,8 @@ KNOWN = ("nodelay", "alpn")
         ("[fe80::1%25eth0]:80", Parts("tcp", ("[fe80::1%eth0]:80",), None, {})),
         ("[fe80::1%25]:80", Parts("tcp", ("[fe80::1%25]:80",), None, {})),
         ("[fe80::1%2525]:80", Parts("tcp", ("[fe80::1%25]:80",), None, {})),
+        ("SRV+tcp://_a._tcp.b%2Ec?nodelay=1", Parts("srv+tcp", (), None, {"nodelay": "1"}, "_a._tcp.b.c")),
+        ("srv+tls://", Parts("srv+tls", (), None, {}, "")),
         ("unix:///run/app.sock", Parts("unix", (), "/run/app.sock", {})),
         ("unix:/run/app.sock", Parts("unix", (), "/run/app.sock", {})),
         ("unix:////run", Parts("unix", (), "//run", {})),
