@@ -502,10 +502,12 @@ class CircuitOpen(ConnectError):
 
     @property
     def description(self) -> str:
-        """For how long, and for how much longer."""
+        """For how long, for how much longer, and because of what."""
         if self.since is None or self.retry_in is None:
             return super().description
-        return f"the circuit has been open for {self.since:.1f} s, the next probe is due in {self.retry_in:.1f} s"
+        words = f"the circuit has been open for {self.since:.1f} s, the next probe is due in {self.retry_in:.1f} s"
+        last = self.__cause__
+        return f"{words}: [{last.code}] {last.description}" if isinstance(last, NetworkError) else words
 
 
 class PoolTimeout(ConnectError, TimeoutError):

@@ -401,6 +401,15 @@ def test_every_text_keeps_the_grammar_in_one_line(error: NetworkError) -> None:
     assert (found["count"] is not None) == (error.stop_reason is not None)
 
 
+def test_a_circuit_says_why_it_is_open() -> None:
+    error = CircuitOpen(since=12.34, retry_in=0.56)
+    words = "wait: [CIRCUIT_OPEN] the circuit has been open for 12.3 s, the next probe is due in 0.6 s"
+    assert str(error) == words
+    error.__cause__ = ConnectRefused()
+    assert str(error) == f"{words}: [ECONNREFUSED] connection refused"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
 def test_the_singular() -> None:
     assert "1 attempt in" in str(ConnectError(attempt_count=1, stop_reason="stop"))
     assert "1 byte of 2" in str(PeerClosed(b"a", 2))
