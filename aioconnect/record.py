@@ -17,7 +17,7 @@ from aioconnect.breaker import Circuit, CircuitState, Pause
 from aioconnect.budget import Tokens
 from aioconnect.connection import Ending
 from aioconnect.endpoint import Endpoint
-from aioconnect.errors import NetworkError
+from aioconnect.errors import ConnectTimeout, NetworkError
 from aioconnect.gate import Gate, Till
 from aioconnect.handover import HandOver
 from aioconnect.limits import wait_until
@@ -31,6 +31,10 @@ __all__ = ("ConnectorStats", "Record")
 _NETWORK_LOSSES = frozenset(
     "ECONNRESET ECONNABORTED EPIPE ENETRESET ENETDOWN ENETUNREACH EHOSTUNREACH EHOSTDOWN".split()
 )
+
+_PATIENCE = 1.0
+"""Seconds of silence that count as a failed dial though the caller's own limit ended it: TCP's initial retransmission
+time-out (RFC 6298 section 2), after which a SYN has been lost."""
 
 
 class ConnectorStats(NamedTuple):
@@ -212,6 +216,11 @@ class Record:
         """What the circuit makes of it: this host's own shortages and final answers say nothing of the peer."""
         self.circuit.healthy = False
         if error.kind == "local":
+            return False
+        if isinstance(error, ConnectTimeout) and error.source == "call" and (error.elapsed or 0.0) < _PATIENCE:
+            # The caller was in a hurry. Nobody else is told, and the next in line has the probe.
+            self.circuit.doubted()
+            self.gate.serve(now)
             return False
         opened = False
         if policy.retryable(error):
