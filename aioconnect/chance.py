@@ -36,7 +36,9 @@ def weighted(items: Iterable[T], weight: Callable[[T], int], uniform: Uniform) -
     chosen: list[T] = []
     while left:
         sums = list(accumulate(map(weight, left)))
-        # A whole number "between 0 and the sum computed (inclusive)", and the first whose running sum reaches it.
-        draw = min(int(uniform(0, sums[-1] + 1)), sums[-1])
+        # A whole number "between 0 and the sum computed (inclusive)", and the first whose running sum reaches it. The 0
+        # is for a weight of 0; without one it would only favour whoever comes first.
+        least = min(sums[0], 1)
+        draw = min(int(uniform(least, sums[-1] + 1)), sums[-1])
         chosen.append(left.pop(bisect_left(sums, draw)))
     return chosen
