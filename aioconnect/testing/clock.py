@@ -66,11 +66,12 @@ class _JumpingSelector(selectors.DefaultSelector):
         """What is ready after a wait in real time, of a millisecond or as long as the loop is held."""
         begun = time.monotonic()
         while True:
-            held = timeout is None or self.held()  # asked before the look: a thread speaks before it ends
+            # Both are asked before the look: a thread speaks before it ends.
+            held, alone = timeout is None or self.held(), timeout is None and self._alone()
             ready = super().select(0.001)
             if ready or not held:
                 return ready
-            if timeout is None and self._alone():
+            if alone:
                 raise self.stuck("no timer is set and no input comes, from nowhere")
             if time.monotonic() - begun > self.patience:
                 reason = "no timer is set and no input comes" if timeout is None else "the clock is held"
