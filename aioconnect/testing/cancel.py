@@ -14,7 +14,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -115,10 +115,10 @@ class _Sweep(Generic[T]):
     quiet: int
     patience: float
     loop: Loop = field(default_factory=asyncio.get_running_loop)
-    reported: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list[str])
 
     @contextlib.contextmanager
-    def watching(self, *, eager: bool) -> Iterator[None]:
+    def watching(self, *, eager: bool) -> Generator[None]:
         """Our exception handler, our task factory and no garbage collection, for the time of the sweep."""
         handler, factory = self.loop.get_exception_handler(), self.loop.get_task_factory()
         if eager and True not in EAGER:

@@ -17,7 +17,7 @@ import contextlib
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -119,7 +119,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._clock.now
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> Generator[None]:
         """Keep the clock where it is: a loop with nothing to do waits for input in real time."""
         self._holds += 1
         try:

@@ -42,7 +42,7 @@ class Descriptor(NamedTuple):
     def _ends(self) -> str:
         if self.kind != "socket":
             return ""
-        names = []
+        names = list[str]()
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.number)) as sock:
             names.append(repr(sock.getsockname()))
             names.append(repr(sock.getpeername()))
