@@ -83,12 +83,14 @@ class AddressBook:
         """The addresses in the order to try, if they are known without waiting at that loop time."""
         if self._fixed is not None:
             return self._fixed
-        known = self._resolver.known
+        names = self._names.known(now)
         found: _Found = []
-        for query in self._names.known(now):
-            answer = known(query, now)
+        for query in names:
+            answer = self._resolver.known(query, now)
             if not answer:
                 return None
+            if len(answer) == len(names) == 1:
+                return answer
             found.append((query, answer))
         return self._in_order(found, now) if found else None
 
@@ -126,7 +128,7 @@ class AddressBook:
         Those before it had been started by then, and had failed or not answered.
         """
         if len(addresses) > 1:
-            beaten = takewhile(lambda each: each is not info, addresses)
+            beaten = () if info is addresses[0] else takewhile(lambda each: each is not info, addresses)
             self._health.won(info.sockaddr, [each.sockaddr for each in beaten], now)
 
     def failed(self, error: Exception, addresses: Sequence[AddressInfo], now: float) -> None:
@@ -231,16 +233,13 @@ class _Listed:
         self._shuffle = shuffle
 
     def known(self, now: float) -> list[Query]:  # noqa: ARG002  (they always are)
-        return self._drawn()
+        return self.every if self._shuffle is None else shuffled(self.every, self._shuffle)
 
     async def find(self, limit: float, source: Source) -> list[Query]:  # noqa: ARG002  (there is nothing to wait for)
-        return self._drawn()
+        return self.known(limit)
 
     def forget(self) -> None:
         """They stay what they are."""
-
-    def _drawn(self) -> list[Query]:
-        return self.every if self._shuffle is None else shuffled(self.every, self._shuffle)
 
 
 class _OfService:

@@ -158,7 +158,7 @@ class NetworkError(AioconnectError, OSError):
     ``code``                  its symbolic name on any system, ``"ECONNREFUSED"``
     ``kind``                  ``"transient" "local" "starting" "denied"`` or ``"permanent"``
     ``phase``                 where it was, ``"resolve"`` to ``"use"``
-    ``address``               the address of that socket, ``(host, port)`` while resolving
+    ``address``               the address of that socket, ``(host, port)`` while resolving, or a service's name
     ``endpoint``              the endpoint asked for, on errors raised out of a call
     ``elapsed``               seconds: of this dial, or of the whole call on an error raised out of one
     ``errors``                the deciding attempt's errors, one for each address tried

@@ -79,14 +79,14 @@ class AddressHealth:
         """Forget everything: the times were those of another clock."""
         self._records: dict[Hashable, _Record] = {}
         self._last: Hashable = None
-        self._due = self._drawn()
+        self._due = 0
         self.changes += 1
 
     # -- What happened -------------------------------------------------------------------------------------------
 
     def won(self, winner: Hashable, beaten: Iterable[Hashable], now: float) -> None:
         """An address was connected to, and those started before it had failed or had not answered yet."""
-        record = self._record(winner)
+        record = self._records.get(winner) or self._record(winner)
         record.won_at = now
         if record.demoted_for:
             record.failed_at = record.demoted_until = -math.inf
@@ -148,16 +148,12 @@ class AddressHealth:
         return min((time for time in times if time > now), default=math.inf)
 
     def ignored(self) -> bool:
-        """Whether this dial, whose order history has changed, is one that goes without history."""
-        self._due -= 1
-        if self._due > 0:
-            return False
-        self._due = self._drawn()
-        return True
+        """Whether this dial, whose order history has changed, is one that goes without history.
 
-    def _drawn(self) -> int:
-        """In how many dials to ignore history: a count, which costs a dial less than a throw of the dice.
-
-        Drawn, or clients that started together would take their turns together.
+        In how many dials is drawn, or clients that started together would take their turns together; a count, since
+        that costs a dial less than a throw of the dice.
         """
-        return round(self._uniform(0.5 * self._one_in, 1.5 * self._one_in))
+        if not self._due:
+            self._due = max(1, round(self._uniform(0.5 * self._one_in, 1.5 * self._one_in)))
+        self._due -= 1
+        return not self._due

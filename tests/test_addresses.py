@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from aioconnect import Endpoint, Policy, Resolver, errors
+from aioconnect import Backoff, Connector, Endpoint, Policy, Resolver, errors
 from aioconnect.addresses import RESOLUTION_DELAY, AddressBook
 from aioconnect.dialer import dial_addresses, dial_options
 from aioconnect.errors import NetworkError
 from aioconnect.resolver import AddressInfo, Query
-from tests.support.clock import virtual
+from tests.support.clock import run_virtual, virtual
 from tests.support.leaks import cancel_everywhere
+from tests.support.listeners import closed_port, listening, mute
 from tests.support.network import SILENT, Network, Reply, infos
 
 SIX, FOUR = "fd00::1", "10.0.0.1"
@@ -460,6 +461,86 @@ async def test_cancelled_everywhere() -> None:
 
     assert await cancel_everywhere(find, close=lambda _: None) >= 3
     assert await find() == [A]
+
+
+# ------------------------------------------------------------------------------------------ through a connector
+
+
+ONCE = Policy(max_attempts=1, attempt_timeout=3, breaker=None)
+
+
+@virtual
+async def test_a_connector_learns() -> None:
+    network = Network.of_loop({SIX: SILENT, FOUR: OK}, names={"db": [SIX, FOUR]})
+    connector = Connector("tcp://db:80", ONCE)
+    for _ in range(5):
+        (await connector.dial()).close()
+    assert [host for host, _ in network.started] == [SIX] + [FOUR] * 5
+
+
+@virtual
+async def test_what_one_connector_learns_another_knows() -> None:
+    network = Network.of_loop({SIX: SILENT, FOUR: OK}, names={"db": [SIX, FOUR]})
+    connector = Connector("tcp://db:80", ONCE)
+    (await connector.dial()).close()
+    (await Connector("tcp://db:80", ONCE, share=connector).dial()).close()
+    (await connector.unlimited().dial()).close()
+    assert [host for host, _ in network.started] == [SIX] + [FOUR] * 3
+
+
+@virtual
+async def test_a_retry_goes_to_the_next_target_first() -> None:
+    """What a target does not serve, the next attempt asks the other one for."""
+    network = Network.of_loop({A: OK, B: OK}, names={"a": [A], "b": [B]})
+    peers: list[str] = []
+
+    async def not_ready(sock: Any, info: AddressInfo, *_: Any) -> None:
+        sock.close()
+        peers.append(info.sockaddr[0])
+        if len(peers) < 4:
+            raise errors.NotReady(phase="prepare", address=info.sockaddr)
+
+    connector = Connector("tcp://a:80,b:80", Policy(retry_on={"NOT_READY"}, wait=Backoff(jitter="none")))
+    await connector._call(not_ready, None)
+    assert peers == [A, B, A, B]
+    assert len(network.started) == 4
+
+
+def test_another_loop_starts_from_nothing() -> None:
+    connector = Connector("tcp://db:80", ONCE)
+
+    async def main() -> list[str]:
+        network = Network.of_loop({SIX: SILENT, FOUR: OK}, names={"db": [SIX, FOUR]})
+        (await connector.dial()).close()
+        return [host for host, _ in network.started]
+
+    assert [run_virtual(main(), start=start) for start in (1000.0, 0.0)] == [[SIX, FOUR]] * 2
+
+
+async def test_a_silent_target_on_real_sockets() -> None:
+    with mute() as dead, listening() as alive:
+        live = alive.getsockname()[1]
+        connector = Connector(f"tcp://127.0.0.1:{dead},127.0.0.1:{live}?happy_eyeballs_delay=20ms", ONCE)
+        with await connector.dial() as sock:
+            assert sock.getpeername()[1] == live
+        order = connector.record.book.known(asyncio.get_running_loop().time())
+        assert [info.sockaddr[1] for info in order or ()] == [live, dead]
+        with await connector.dial() as sock:
+            assert sock.getpeername()[1] == live
+
+
+async def test_refused_over_both_families_and_then_there() -> None:
+    with listening("::1") as six:
+        port = six.getsockname()[1]
+        connector = Connector(f"tcp://127.0.0.1:{closed_port()},[::1]:{port}", ONCE)
+        with await connector.dial() as sock:
+            assert sock.family == socket.AF_INET6
+        error = errors.ConnectRefused(address=("::1", port, 0, 0))
+        addresses = connector.record.book.known(0.0) or []
+        assert hosts(addresses) == ["::1", "127.0.0.1"]
+        connector.record.book.failed(error, addresses, asyncio.get_running_loop().time())
+        with await connector.dial() as sock:
+            assert sock.family == socket.AF_INET6, "the one that has worked before goes first of those that fail"
 
 
 def test_the_resolution_delay_is_that_of_the_rfc() -> None:

@@ -46,21 +46,7 @@ PROGRAMS = frozenset({"cli", "__main__", "testing"})
 
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
-PURE = frozenset(
-    {
-        "codes",
-        "explanations",
-        "explaining",
-        "errors",
-        "errnoset",
-        "backoff",
-        "race",
-        "breaker",
-        "budget",
-        "health",
-        "chance",
-    }
-)
+PURE = frozenset("codes explanations explaining errors errnoset backoff race breaker budget health chance".split())
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
 HARMLESS = re.compile(r"[A-Z][A-Z0-9_]*|[A-Za-z]*[Ee]rror|AddressFamily|SSLErrorNumber")
 ASYNCIO_FOR_ITS_EXCEPTIONS = frozenset({"errors"})

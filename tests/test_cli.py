@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import io
 import json
 import os
@@ -21,7 +22,9 @@ import pytest
 import trustme
 
 import aioconnect
-from aioconnect.cli import main
+from aioconnect.cli import main, probing
+from aioconnect.srv import ServiceResolver
+from tests.support.dns import SERVFAIL, SRV, dns_server
 
 LIMIT = 60.0  # seconds, on a busy machine
 
@@ -291,6 +294,26 @@ def test_probe_of_several_targets(capsys: Capture) -> None:
     ]
     assert [name["error"] and name["error"]["code"] for name in look["names"]] == [None, "EAI_NONAME"]
     assert [address["host"] for address in look["addresses"]] == ["two.test", "two.test"]
+
+
+@pytest.mark.usefixtures("names")
+def test_probe_of_a_service(listening: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dns_server() as zone:
+        resolver = functools.partial(ServiceResolver, nameservers=zone.nameserver)
+        monkeypatch.setattr(probing, "ServiceResolver", resolver)
+        zone.services["_db._tcp.none.test"] = SERVFAIL
+        zone.services["_db._tcp.two.test"] = [SRV(20, 0, 81, "none.test"), SRV(10, 0, 80, "two.test")]
+        assert main(["probe", "srv+tcp://_db._tcp.two.test"]) == 0
+        title, service, first, second, *_ = capsys.readouterr().out.splitlines()
+        assert title == "srv+tcp://_db._tcp.two.test"
+        assert re.fullmatch(r"  _db\._tcp\.two\.test: 2 hosts in \d+\.\d ms", service)
+        assert re.match(r"  two\.test: 2 addresses", first)
+        assert re.match(r"  none\.test: EAI_NONAME", second)
+        status, document = probed("srv+tcp://_db._tcp.none.test", capsys)
+    assert status == 1
+    (name,) = document["rounds"][0]["names"]
+    assert (name["host"], name["port"], name["addresses"]) == ("_db._tcp.none.test", None, 0)
+    assert name["error"]["code"] == "EAI_AGAIN"
 
 
 def test_a_timeout_ends_a_look(capsys: Capture) -> None:

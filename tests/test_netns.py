@@ -357,6 +357,46 @@ LOSSES: Final = (
 )
 
 
+class Service(NamedTuple):
+    """A name with SRV records, asked for by way of resolv.conf(5), and who answers or what is reported."""
+
+    srv: str
+    answered: tuple[str, int] | None = None
+    error: str | None = None
+    code: str | None = None
+    phase: str = "resolve"
+    errors: tuple[tuple[Any, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.srv
+
+
+SERVICES: Final = (
+    Service("_reserve._tcp.test", (FAR4, netns.LISTENS)),
+    Service(
+        "_refused._tcp.test",
+        None,
+        "ConnectRefused",
+        "ECONNREFUSED",
+        "connect",
+        (((FAR4, 7001), "ECONNREFUSED"), ((FAR4, 7003), "EHOSTUNREACH")),
+    ),
+    Service(
+        "_nobody._tcp.test",
+        None,
+        "NameServerUnavailable",
+        "EAI_AGAIN",
+        errors=((("nxdomain.test", 80), "EAI_NONAME"), (("servfail.test", 81), "EAI_AGAIN")),
+    ),
+    Service("_none._tcp.test", None, "NameNotFound", "EAI_NODATA"),
+    Service("_empty._tcp.test", None, "NameNotFound", "EAI_NODATA"),
+    Service("_unheard-of._tcp.test", None, "NameNotFound", "EAI_NONAME"),
+    Service("_servfail._tcp.test", None, "NameServerUnavailable", "EAI_AGAIN"),
+    Service("_notforyou._tcp.test", None, "NameServerUnavailable", "EAI_AGAIN"),
+)
+
+
 def scenarios_of(where: str) -> list[dict[str, Any]]:
     rows = [
         {"name": row.name, "host": row.host, "port": row.port, **row.scenario} for row in ROWS if row.where == where
@@ -365,7 +405,8 @@ def scenarios_of(where: str) -> list[dict[str, Any]]:
         return rows
     limits = [{"name": it.name, "host": it.host, "port": it.port, "policy": it.policy} for it in LIMITS]
     losses = [{"name": it.name, "endpoint": it.endpoint, "use": it.use} for it in LOSSES]
-    return rows + limits + losses
+    services = [{"name": it.name, "endpoint": {"srv": it.srv}} for it in SERVICES]
+    return rows + limits + losses + services
 
 
 @pytest.fixture(scope="module")
@@ -448,6 +489,23 @@ def test_lost_connection_says_why(reports: Reports, loss: Loss, loop: str) -> No
         assert step["address"][:2] == [loss.endpoint["host"], loss.endpoint["port"]]
         assert "ConnectionLost" in step["mro"]
         assert "ConnectError" not in step["mro"]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("service", SERVICES, ids=names(SERVICES))
+def test_a_service_is_found_or_said_not_to_be(reports: Reports, service: Service, loop: str) -> None:
+    outcome = reports[loop, "near"]["outcomes"][service.name]
+    assert outcome["type"] == service.error, outcome.get("text")
+    if service.answered is not None:
+        assert tuple(outcome["peername"]) == service.answered
+        return
+    assert (outcome["code"], outcome["phase"]) == (service.code, service.phase)
+    told = tuple((tuple(each["address"]), each["code"]) for each in outcome["errors"])
+    if service.errors:
+        assert told == service.errors
+    else:
+        assert outcome["address"] == service.srv
+    assert outcome["pickles"]
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -7,7 +7,8 @@ With ``--json`` one document is printed. Its fields stay as they are; new ones m
     reachable     whether in every round some address was connected, TLS included
     rounds        a list, one entry for each of --count:
       reachable   whether some address was connected, TLS included
-      names       one for each host: host, port, ms, addresses (how many), error
+      names       one for each host: host, port, ms, addresses (how many), error; before them one for the service of
+                  a srv+ URL, whose port is null and whose addresses are hosts
       addresses   one for each address:
         address   host:port, or the path of a UNIX socket
         host      the host it stands for; null for a UNIX socket
@@ -48,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "target", metavar="TARGET", help="host:port, or a URL: tcp://, tls://, unix:// with its options"
+        "target",
+        metavar="TARGET",
+        help="host:port, or a URL: tcp://, tls://, srv+tcp://, srv+tls://, unix:// with its options",
     )
     parser.add_argument("--timeout", default="5s", help="for each name, and for each address (default: 5s)")
     parser.add_argument("--count", default="1", help="look so many times (default: 1)")
@@ -106,6 +109,9 @@ def _text(look: Round) -> Iterator[str]:
     for name in look.names:
         if name.error is not None:
             yield f"  {name.host}: {_failed(name.error, name.ms)}"
+        elif name.port is None:
+            number = "1 host" if name.addresses == 1 else f"{name.addresses} hosts"
+            yield f"  {name.host}: {number} in {name.ms:.1f} ms"
         elif literal_family(name.host) is None:
             number = "1 address" if name.addresses == 1 else f"{name.addresses} addresses"
             yield f"  {name.host}: {number} in {name.ms:.1f} ms"

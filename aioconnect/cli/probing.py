@@ -20,6 +20,7 @@ from aioconnect.endpoint import TLS, Endpoint, Target
 from aioconnect.errors import CertificateRejected, NetworkError, format_address
 from aioconnect.hosts import ascii_host
 from aioconnect.resolver import AddressInfo, Query, Resolver
+from aioconnect.srv import Service, ServiceResolver
 from aioconnect.tls import build_context
 
 __all__ = ("Address", "Certificate", "Handshake", "Name", "Probe", "Round")
@@ -52,10 +53,10 @@ class Handshake(NamedTuple):
 
 
 class Name(NamedTuple):
-    """A host, how many addresses it has, and how long that took to find out."""
+    """A host, how many addresses it has, and how long that took to find out; for a service, how many hosts."""
 
     host: str
-    port: int
+    port: int | None
     ms: float
     addresses: int
     error: NetworkError | None = None
@@ -101,12 +102,28 @@ class Probe:
         if self.endpoint.path is not None:
             info = AddressInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.endpoint.path)
             return Round((), (await self._dialed(info, None),))
-        found = await asyncio.gather(*(self._resolved(target) for target in self.endpoint.targets))
-        pairs = [
-            (info, target) for target, (_, infos) in zip(self.endpoint.targets, found, strict=True) for info in infos
-        ]
+        names: list[Name] = []
+        targets = list(self.endpoint.targets)
+        if self.endpoint.srv is not None:
+            service, targets = await self._hosts_of(self.endpoint.srv)
+            names.append(service)
+        found = await asyncio.gather(*map(self._resolved, targets))
+        names += [name for name, _ in found]
+        pairs = [(info, target) for target, (_, infos) in zip(targets, found, strict=True) for info in infos]
         dialed = await asyncio.gather(*(self._dialed(info, target) for info, target in pairs))
-        return Round(tuple(name for name, _ in found), tuple(dialed))
+        return Round(tuple(names), tuple(dialed))
+
+    async def _hosts_of(self, service: str) -> tuple[Name, list[Target]]:
+        """What the SRV records of a service say, by priority. Raises `ConfigError` without the extra ``dns``."""
+        began = time.perf_counter()
+        error: NetworkError | None = None
+        found: list[Service] = []
+        try:
+            found = sorted(await ServiceResolver(self.timeout).resolve(service), key=lambda each: each.priority)
+        except NetworkError as exc:
+            error = exc
+        targets = [Target(each.host, each.port) for each in found]
+        return Name(service, None, _since(began), len(targets), error), targets
 
     async def _resolved(self, target: Target) -> tuple[Name, list[AddressInfo]]:
         endpoint = self.endpoint

@@ -30,7 +30,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, Self
 
-from tests.support.dns import DNSServer
+from tests.support.dns import NOERROR, REFUSED, SERVFAIL, SRV, Alias, DNSServer, Zone
 
 CLONE_NEWNET: Final = 0x40000000  # sched.h; os.CLONE_NEWNET and os.setns need Python 3.12
 ETH_P_IP: Final = 0x0800  # linux/if_ether.h; not in the socket module before 3.12
@@ -95,6 +95,17 @@ fd98:9::1 no-route-to-v6.test
 fd98:2::1 denied-and-refused.test
 {FAR4} only-v4.test
 """
+
+SERVICES: Final[Mapping[str, list[SRV] | Alias | int]] = {
+    "_reserve._tcp.test": [SRV(20, 0, LISTENS, "only-v4.test"), SRV(10, 0, 7001, "only-v4.test")],
+    "_refused._tcp.test": [SRV(10, 0, 7001, "only-v4.test"), SRV(20, 0, 7003, "only-v4.test")],
+    "_nobody._tcp.test": [SRV(10, 0, 80, "nxdomain.test"), SRV(20, 0, 81, "servfail.test")],
+    "_none._tcp.test": [SRV(0, 0, 0, "")],
+    "_empty._tcp.test": NOERROR,
+    "_servfail._tcp.test": SERVFAIL,
+    "_notforyou._tcp.test": REFUSED,
+}
+"""What the name server of `near` knows besides."""
 
 
 class LabUnavailable(Exception):
@@ -355,7 +366,7 @@ class Lab:
         )
         server = self.near.open_socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("127.0.0.1", 53))
-        self._undo.enter_context(DNSServer(server))
+        self._undo.enter_context(DNSServer(server, zone=Zone(services=dict(SERVICES))))
 
     def _set_up_far(self) -> None:
         self.far.ip(
