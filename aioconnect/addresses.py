@@ -52,6 +52,16 @@ class _Order(NamedTuple):
     learnt: list[AddressInfo]
 
 
+class _Partial(list[AddressInfo]):
+    """Addresses of some names, and the errors of those that had none in time."""
+
+    __slots__ = ("missing",)
+
+    def __init__(self, addresses: Iterable[AddressInfo], missing: Sequence[NetworkError]) -> None:
+        super().__init__(addresses)
+        self.missing = missing
+
+
 class AddressBook:
     """Finds the addresses of one endpoint, and keeps what is learnt about them.
 
@@ -102,11 +112,15 @@ class AddressBook:
         to choose the one that decides. Raises `ConfigError` for a service without the extra ``dns``.
         """
         names = await self._names.find(limit, source)
+        missing: list[NetworkError] = []
         if len(names) == 1:
             found = [(names[0], await self._looked_up(names[0], limit, source))]
         else:
-            found = await self._together(names, limit, source, policy)
-        return self._in_order(found, asyncio.get_running_loop().time())
+            found, missing = await self._together(names, limit, source)
+        if not found:
+            raise errors.decisive(missing, policy).replace(errors=tuple(missing))
+        addresses = self._in_order(found, asyncio.get_running_loop().time())
+        return _Partial(addresses, missing) if missing else addresses
 
     def forget(self) -> None:
         """None of the addresses could be reached: ask anew next time. What was learnt about them stays."""
@@ -131,17 +145,37 @@ class AddressBook:
             beaten = () if info is addresses[0] else takewhile(lambda each: each is not info, addresses)
             self._health.won(info.sockaddr, [each.sockaddr for each in beaten], now)
 
-    def failed(self, error: Exception, addresses: Sequence[AddressInfo], now: float) -> None:
-        """An attempt over these addresses, in this order, has failed with that error, at whatever point."""
-        if len(addresses) < 2 or not isinstance(error, NetworkError):
-            return
-        for each in error.errors or (error,):
-            if _tells(each):
+    def failed(
+        self, error: Exception, addresses: Sequence[AddressInfo], now: float, policy: Decides | None = None
+    ) -> Exception:
+        """An attempt over these addresses, in this order, has failed with that error, at whatever point.
+
+        Gives back the error to tell of: names that had no address in time are among its ``errors``, and one of them
+        decides if the ``policy`` would retry that and nothing else, for the next attempt may know its addresses.
+        """
+        if not isinstance(error, NetworkError):
+            return error
+        found = error.errors or (error,)
+        if len(addresses) > 1:
+            self._learn(error, found, [info.sockaddr for info in addresses], now)
+        if not isinstance(addresses, _Partial):
+            return error
+        found += tuple(addresses.missing)
+        return errors.decisive(found, policy).replace(errors=found)
+
+    def dropped(self, place: Address, now: float) -> None:
+        """A connection to this address was ended by the peer before it was of any use."""
+        if self._fixed is None:
+            self._health.failed(place, now, answered=True)
+
+    def _learn(self, error: NetworkError, found: Iterable[NetworkError], places: Sequence[Address], now: float) -> None:
+        for each in found:
+            if each.address in places and _tells(each):
                 self._health.failed(each.address, now, answered=each.phase != "connect")
-        if error.phase in ("tls", "prepare"):
+        if error.phase in ("tls", "prepare") and error.address in places:
             # Somebody was there: those before it had been started by then.
-            for info in takewhile(lambda each: each.sockaddr != error.address, addresses):
-                self._health.failed(info.sockaddr, now)
+            for place in places[: places.index(error.address)]:
+                self._health.failed(place, now)
 
     # -- Resolving -----------------------------------------------------------------------------------------------
 
@@ -156,32 +190,39 @@ class AddressBook:
             raise errors.typed("EAI_NODATA", "resolve", place, strerror=words)
         return found
 
-    async def _together(self, names: Sequence[Query], limit: float, source: Source, policy: Decides | None) -> _Found:
-        """The addresses of those names that have some by the time that `_enough` is known."""
-        create_task = asyncio.get_running_loop().create_task
-        lookups = [create_task(self._looked_up(query, limit, source)) for query in names]
-        late: set[asyncio.Task[list[AddressInfo]]] = set()
+    async def _together(
+        self, names: Sequence[Query], limit: float, source: Source
+    ) -> tuple[_Found, list[NetworkError]]:
+        """The addresses of the names that have some after `_enough`, and the errors of the others."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        lookups = [loop.create_task(self._looked_up(query, limit, source)) for query in names]
+        late: list[bool] = []
         try:
             await _enough(lookups, limit)
         finally:
+            waited = loop.time() - began
             for lookup in lookups:
-                if not lookup.done():
-                    late.add(lookup)
-                    # The lookup itself goes on, for the next attempt; see `resolver`.
-                    lookup.cancel()
+                late.append(not lookup.done())
+                # What it waits for goes on, for the next attempt; see `lookups`.
+                lookup.cancel()
             outcomes = await asyncio.gather(*lookups, return_exceptions=True)
         found: _Found = []
-        failures: list[NetworkError] = []
-        for query, lookup, outcome in zip(names, lookups, outcomes, strict=True):
+        missing: list[NetworkError] = []
+        for query, was_late, outcome in zip(names, late, outcomes, strict=True):
             if isinstance(outcome, NetworkError):
-                failures.append(outcome.with_traceback(None))
+                missing.append(outcome.with_traceback(None))
             elif not isinstance(outcome, BaseException):
                 found.append((query, outcome))
-            elif lookup not in late:
+            elif was_late:
+                words = "the name was not resolved in time"
+                place = query.host, query.port
+                missing.append(
+                    ConnectTimeout(None, words, phase="resolve", address=place, elapsed=waited, source="attempt")
+                )
+            else:
                 raise outcome
-        if not found:
-            raise errors.decisive(failures, policy).replace(errors=tuple(failures))
-        return found
+        return found, missing
 
     # -- Putting them in order -----------------------------------------------------------------------------------
 

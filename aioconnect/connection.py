@@ -195,8 +195,12 @@ class Writer(StreamWriter):
     def kept_by(self, keeper: Keeper, now: float) -> None:
         """Tell somebody how the connection ends, which is handed out now."""
         protocol = self._protocol
-        protocol.keeper = keeper
         protocol.made = now
+        if not protocol.ended and protocol.lost is None:
+            protocol.keeper = keeper
+        else:
+            # It has ended during the hand-over, for which uvloop takes some turns; told once it counts as made.
+            asyncio.get_running_loop().call_soon(keeper.ended, protocol.ending(protocol.lost))
 
     @property
     def ended_by(self) -> NetworkError | None:
@@ -268,8 +272,11 @@ class _Protocol(StreamReaderProtocol):
         """Once, and not of an end that this side has made."""
         keeper, self.keeper = self.keeper, None
         if keeper is not None and not self.closed_here:
-            heard = not isinstance(self._stream_reader, _UnheardReader)
-            keeper.ended(Ending(error, self.address, self.made, heard))
+            keeper.ended(self.ending(error))
+
+    def ending(self, error: NetworkError | None) -> Ending:
+        """How it has ended."""
+        return Ending(error, self.address, self.made, heard=not isinstance(self._stream_reader, _UnheardReader))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost is not None:

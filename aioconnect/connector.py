@@ -324,9 +324,11 @@ class Connector:
             if not record.circuit.healthy:
                 self._recovered(loop.time())
         except Exception as exc:
-            self._failed(exc, number, began, lease)
-            record.book.failed(exc, addresses, loop.time())
-            raise
+            error = record.book.failed(exc, addresses, loop.time(), self.policy)
+            self._failed(error, number, began, lease)
+            if error is exc:
+                raise
+            raise error from exc
         finally:
             gate.leave(lease)
         if self.observers:

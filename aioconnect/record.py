@@ -237,6 +237,7 @@ class Record:
             self.losses += 1
             self.circuit.doubted()
         if not ending.heard and now - ending.made < stable_after:
+            self.book.dropped(ending.address, now)
             words = "accepted, and hung up before a byte came"
             refusal = errors.typed("ECONNRESET", "connect", ending.address, strerror=words)
             opened = self.circuit.hung_up(refusal, now, _schedule(policy), ending.made, stable_after)

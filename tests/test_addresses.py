@@ -22,11 +22,13 @@ from tests.support.clock import run_virtual, virtual
 from tests.support.leaks import cancel_everywhere
 from tests.support.listeners import closed_port, listening, mute
 from tests.support.network import SILENT, Network, Reply, infos
+from tests.support.peers import fin_at_once, plain_echo, serve
 
 SIX, FOUR = "fd00::1", "10.0.0.1"
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 OK, REFUSED = Reply(0.01), Reply(0.01, errno.ECONNREFUSED)
 NEVER = math.inf
+ONCE = Policy(max_attempts=1, attempt_timeout=3, breaker=None)
 
 
 def always(low: float, high: float) -> float:
@@ -83,8 +85,9 @@ async def dialed(book: AddressBook, seconds: float = 5.0) -> str | NetworkError:
         sock, info = await dial_addresses(addresses, dial_options(book._endpoint), limit, "attempt", Policy())
     except NetworkError as error:
         book.forget()
-        book.failed(error, addresses, loop.time())
-        return error
+        told = book.failed(error, addresses, loop.time())
+        assert isinstance(told, NetworkError)
+        return told
     sock.close()
     book.won(info, addresses, loop.time())
     return str(info.sockaddr[0])
@@ -463,10 +466,42 @@ async def test_cancelled_everywhere() -> None:
     assert await find() == [A]
 
 
+@virtual
+async def test_a_name_without_addresses_is_told_of_too() -> None:
+    """The dial over the other one has failed: without a word about the name nobody would know why it was left out."""
+    Network.of_loop({B: REFUSED})
+    resolver = Names(a=(NEVER, [A]), b=(0.1, [B]), c=(0.1, socket.gaierror(socket.EAI_NONAME, "not known")))
+    with pytest.raises(errors.ConnectRefused) as caught:
+        await Connector("tcp://a:1,b:2,c:3", ONCE, resolver=resolver).dial()
+    told = [(each.phase, each.code, each.address, each.elapsed) for each in caught.value.errors]
+    assert told == [
+        ("connect", "ECONNREFUSED", (B, 2), pytest.approx(0.01)),
+        ("resolve", "ETIMEDOUT", ("a", 1), pytest.approx(0.15)),
+        ("resolve", "EAI_NONAME", ("c", 3), None),
+    ]
+    assert isinstance(caught.value.__cause__, errors.ConnectRefused)
+
+
+@virtual
+async def test_a_final_answer_of_one_target_does_not_end_it_for_a_name_that_was_late() -> None:
+    Network.of_loop({A: OK, B: Reply(0.01, errno.EACCES)})
+    resolver = Names(a=(0.06, [A]), b=(0.0, [B]))
+    asyncio.get_running_loop().call_later(0.07, resolver.names.__setitem__, "a", (0.0, [A]))
+    sock = await Connector("tcp://a:1,b:2", resolver=resolver).dial()
+    assert sock.getpeername() == (A, 1)
+    sock.close()
+
+
+@virtual
+async def test_a_final_answer_of_all_ends_it() -> None:
+    Network.of_loop({A: Reply(0.01, errno.EACCES), B: Reply(0.01, errno.EACCES)})
+    resolver = Names(a=(0.01, [A]), b=(0.0, [B]))
+    with pytest.raises(errors.AccessDenied) as caught:
+        await Connector("tcp://a:1,b:2", resolver=resolver).dial()
+    assert caught.value.attempt_count == 1
+
+
 # ------------------------------------------------------------------------------------------ through a connector
-
-
-ONCE = Policy(max_attempts=1, attempt_timeout=3, breaker=None)
 
 
 @virtual
@@ -527,6 +562,17 @@ async def test_a_silent_target_on_real_sockets() -> None:
         assert [info.sockaddr[1] for info in order or ()] == [live, dead]
         with await connector.dial() as sock:
             assert sock.getpeername()[1] == live
+
+
+async def test_who_accepts_and_hangs_up_comes_last() -> None:
+    async with serve(fin_at_once) as bad, serve(plain_echo) as good:
+        connector = Connector(f"tcp://127.0.0.1:{bad.address[1]},127.0.0.1:{good.address[1]}", ONCE)
+        conn = await connector.connect()
+        assert conn.peername == bad.address
+        assert await conn.read() == b""
+        await conn.aclose()
+        async with connector.connect() as conn:
+            assert conn.peername == good.address
 
 
 async def test_refused_over_both_families_and_then_there() -> None:
