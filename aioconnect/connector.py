@@ -312,6 +312,7 @@ class Connector:
         limit, source = attempt_limit(self.policy, began, deadline)
         record.attempts += 1
         addresses: list[AddressInfo] = []
+        error: Exception | None = None
         try:
             if self.observers:
                 self._tell(AttemptStarted(self._name, number))
@@ -330,6 +331,7 @@ class Connector:
                 raise
             raise error from exc
         finally:
+            error = None  # its traceback holds this frame
             gate.leave(lease)
         if self.observers:
             self._tell(Connected(self._name, number, info.sockaddr, loop.time() - began))

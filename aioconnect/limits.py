@@ -66,11 +66,15 @@ async def bounded(
     try:
         async with timer:
             result = await _resumed(first, steps)
+        late = timer.expired()
     except TimeoutError as exc:
         if not timer.expired():
             raise
         raise _expired(source, phase, address) from exc
-    if timer.expired():
+    finally:
+        # It holds the task, which keeps the cancellation that ended it, whose traceback holds this frame.
+        del timer
+    if late:
         raise _expired(source, phase, address)
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 import random
@@ -19,6 +20,7 @@ from aioconnect.dialer import dial_addresses, dial_options
 from aioconnect.errors import NetworkError
 from aioconnect.resolver import AddressInfo, Query
 from tests.support.clock import run_virtual, virtual
+from tests.support.garbage import garbage_of
 from tests.support.leaks import cancel_everywhere
 from tests.support.listeners import closed_port, listening, mute
 from tests.support.network import SILENT, Network, Reply, infos
@@ -480,6 +482,40 @@ async def test_a_name_without_addresses_is_told_of_too() -> None:
         ("resolve", "EAI_NONAME", ("c", 3), None),
     ]
     assert isinstance(caught.value.__cause__, errors.ConnectRefused)
+
+
+@virtual
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_failed_attempt_is_no_garbage(late: bool) -> None:
+    Network.of_loop({B: REFUSED})
+    resolver = Names(a=(NEVER if late else 0.0, socket.gaierror(socket.EAI_AGAIN, "")), b=(0.0, [B]))
+
+    async def fails() -> None:
+        with contextlib.suppress(errors.ConnectRefused):
+            await Connector("tcp://a:1,b:2", ONCE, resolver=resolver).dial()
+
+    assert await garbage_of(fails) == []
+
+
+async def test_a_lookup_left_behind_is_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
+        if host == "a.internal":
+            release.wait(5)
+        return real("127.0.0.1", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolver = Resolver(ttl=0)
+
+    async def finds() -> None:
+        assert len(await book_of("tcp://a.internal:1,b.internal:2", resolver).find(NEVER, "attempt")) == 1
+
+    try:
+        assert await garbage_of(finds) == []
+    finally:
+        release.set()
 
 
 @virtual
