@@ -35,7 +35,8 @@ CircuitState = Literal["closed", "open", "half_open"]
 WhenOpen = Literal["wait", "fail"]
 
 Pause = Callable[[int, float], float]
-"""Seconds to stay open, for the count of failures in a row and the pause before."""
+"""Seconds to stay open, for the count of failures in a row and the pause before. What it raises comes out of what asked
+for it, and leaves the circuit as it was but for the count."""
 
 
 class CircuitBreaker(Value):
@@ -152,8 +153,8 @@ class Circuit:
         if self.since is not None and (lease is None or lease is not self._lease):
             return False
         self.failures += 1
+        self.window = min(self.window, self.limit)
         if self.failures < self.limit:
-            self.window = min(self.window, self.limit)
             return False
         # First what may raise: a wait is anybody's.
         self._pause = pause(self.failures, self._pause if self.failures > self.limit else 0.0)
@@ -179,7 +180,7 @@ class Circuit:
         """A connection was lost to the network: a few dials at once will tell."""
         if self.since is None:
             self.window = min(self.window, self.limit)
-            self.healthy = self.window == math.inf
+            self.healthy &= self.window == math.inf
 
     def retry_now(self, now: float) -> None:
         """The next probe is due at once."""
@@ -188,9 +189,9 @@ class Circuit:
 
     def refusal(self, now: float) -> CircuitOpen:
         """What a call that is not to wait is told."""
-        error = CircuitOpen(
-            since=now - (self.since or now), retry_in=max(0.0, (self.retry_at or now) - now), address=None
-        )
+        since = now if self.since is None else self.since
+        retry_at = now if self.retry_at is None else self.retry_at
+        error = CircuitOpen(since=now - since, retry_in=max(0.0, retry_at - now), address=None)
         error.__cause__ = self.last_error
         return error
 

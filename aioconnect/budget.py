@@ -27,7 +27,7 @@ class RetryBudget(Value):
     one, within its time limit, or ``"fail"``, with the ``stop_reason`` ``"budget"``.
 
     First tries are never charged, nor are outcomes shared with others: while the circuit breaker is open its single
-    probe is the bound. A retry that succeeds gives its token back.
+    probe is the bound. A retry that succeeds gives its token back, and so does one that is cancelled or never made.
 
     Raises `ConfigError` for what is negative, or lets no retry through at all.
 
@@ -69,9 +69,11 @@ class Tokens:
 
     def left(self, now: float) -> float:
         """How many retries could be made now."""
-        if self._at is not None:
-            self._left = min(self.budget.burst, self._left + self.budget.floor * max(0.0, now - self._at))
-        self._at = now
+        if self._at is None:
+            self._at = now
+        elif now > self._at:
+            self._left = min(self.budget.burst, self._left + self.budget.floor * (now - self._at))
+            self._at = now
         return self._left
 
     def deposit(self) -> None:
@@ -87,7 +89,7 @@ class Tokens:
         return True
 
     def give_back(self) -> None:
-        """A retry that was paid for has succeeded, or was never made."""
+        """A retry that was paid for has succeeded, or was not made after all."""
         self._left = min(self.budget.burst, self._left + 1)
 
     def due(self, now: float) -> float:

@@ -5,8 +5,8 @@ run asyncio's own code. Only the moment of loss is ours: the protocol types the 
 call raises a new object (asyncio raises the same one again and again, and its traceback grows with each).
 
 Private names of asyncio in use: ``StreamReader._exception``, ``StreamReader._buffer``, ``StreamReader._transport``,
-``StreamReaderProtocol._stream_reader``, ``StreamWriter._transport``, ``StreamWriter._protocol``,
-``FlowControlMixin._drain_helper``, ``FlowControlMixin._drain_waiters``; a test pins them.
+``StreamReaderProtocol._stream_reader``, ``StreamReaderProtocol._over_ssl``, ``StreamWriter._transport``,
+``StreamWriter._protocol``, ``FlowControlMixin._drain_helper``, ``FlowControlMixin._drain_waiters``; a test pins them.
 """
 
 from __future__ import annotations
@@ -262,6 +262,7 @@ class _Protocol(StreamReaderProtocol):
     address: Address = None
     closing: tuple[asyncio.Future[None], ...] = ()
     _drain_waiters: Iterable[asyncio.Future[None]]
+    _over_ssl: bool
 
     def eof_received(self) -> bool | None:
         self.ended = True
@@ -278,16 +279,28 @@ class _Protocol(StreamReaderProtocol):
         """How it has ended."""
         return Ending(error, self.address, self.made, heard=not isinstance(self._stream_reader, _UnheardReader))
 
+    @property
+    def _left_by_peer(self) -> bool:
+        """Whether it was the peer who closed, where the loop has no error to tell.
+
+        A transport may be closed behind our back. Then there was no EOF; but neither is there with uvloop if a TLS peer
+        closes without saying so.
+        """
+        if self.closed_here:
+            return False
+        return self.ended or self._over_ssl
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost is not None:
             return
         if exc is not None:
             exc = self.lost = _typed(exc, self.address)
-        elif self.ended and not self.closed_here:
+        elif self._left_by_peer:
             self.lost = BrokenPipe(address=self.address)
         else:
+            self.closed_here = True
             self.lost = AlreadyClosed(address=self.address)
-        self._tell_keeper(self.lost)
+        self._tell_keeper(exc)
         # Here too a drain before the loss is asyncio's own. A bound method kept on the instance would do as well, but
         # it makes a cycle, and every closed connection would wait for the collector.
         self.__class__ = _LostProtocol  # pyright: ignore[reportAttributeAccessIssue]

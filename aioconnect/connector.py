@@ -54,6 +54,9 @@ Prepare = Callable[[Connection], Awaitable[None]]
 _LEASE = 30.0
 """Seconds for which a probe is one call's where an attempt has no limit of its own: longer than any should take."""
 
+_GRACE = 1.0
+"""Seconds by which a lease outlasts the limit of its attempt: it is for probes that get lost, not that fail."""
+
 Stop = Callable[[RetryCallState], bool]
 
 _Finish = Callable[[socket.socket, AddressInfo, float, Source], Awaitable[T]]
@@ -265,6 +268,8 @@ class Connector:
             record.bind(loop)
         if record.circuit.since is not None and not self._waits(wait=wait):
             self._refuse_if_open(loop.time())
+        if record.till is not None:
+            record.till.deposit()
         attempt = functools.partial(self._attempt, finish, self._options if options is None else options)
         if not self.observers:
             return retry(self.policy, attempt, total, common=record)
@@ -340,7 +345,7 @@ class Connector:
     async def _admitted(self, began: float, deadline: float) -> object | None:
         """Wait at the gate. A ``began`` yet to come is when this call goes if it is alone there."""
         now = asyncio.get_running_loop().time()
-        lease = _LEASE if self.policy.attempt_timeout is None else self.policy.attempt_timeout
+        lease = _LEASE if self.policy.attempt_timeout is None else self.policy.attempt_timeout + _GRACE
         return await self.record.gate.admitted(deadline, lease, began if began > now else math.inf)
 
     async def _resolved(self, limit: float, source: Source) -> list[AddressInfo]:
@@ -412,7 +417,14 @@ class Connector:
     def ended(self, ending: Ending, /) -> None:
         """One of the connections was ended by the peer or the network; called by the connection."""
         loop = asyncio.get_running_loop()
-        if loop is self.record.loop and self.record.ended(ending, loop.time(), self.policy, self.stable_after):
+        if loop is not self.record.loop:
+            return
+        try:
+            opened = self.record.ended(ending, loop.time(), self.policy, self.stable_after)
+        except Exception as exc:  # noqa: BLE001  (out of the policy's wait; the streams have yet to hear of the loss)
+            loop.call_exception_handler({"message": f"{self.policy.wait!r} raised", "exception": exc})
+            return
+        if opened:
             self._opened(loop.time())
 
     def _opened(self, now: float) -> None:

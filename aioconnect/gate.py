@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -17,7 +18,7 @@ from aioconnect.budget import Tokens
 from aioconnect.errors import ConnectError, ConnectTimeout, NetworkError
 from aioconnect.limits import wait_until
 
-__all__ = ("Gate", "Till", "Turned")
+__all__ = ("Gate", "Till", "Turned", "put_behind")
 
 _GO = object()
 
@@ -38,20 +39,29 @@ class Turned(Exception):
 class _Place:
     """One caller in line. ``lease`` and ``alone_at`` are for a probe, as `Gate.admitted` has them."""
 
-    __slots__ = ("alone_at", "lease", "turn")
+    __slots__ = ("alone_at", "lease", "served", "turn")
 
     def __init__(self, turn: asyncio.Future[Any], lease: float, alone_at: float) -> None:
         self.turn = turn
         self.lease = lease
         self.alone_at = alone_at
+        self.served = False
 
 
 class _Line:
-    """Callers who wait for their turn. Those who leave early do so at once, wherever they stand."""
+    """Callers who wait for their turn. Those who leave early do so at once, wherever they stand.
 
-    __slots__ = ("_due", "_line", "_timer")
+    A coroutine that a closed loop has left unfinished changes nothing any more when it is collected.
+    """
+
+    __slots__ = ("_due", "_line", "_loop", "_timer")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        # Not a dict, which looks at each entry that was taken from its front to find the first one.
         self._line: OrderedDict[_Place, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
@@ -71,28 +81,42 @@ class _Line:
 
     async def _turn(self, deadline: float, lease: float = 0.0, alone_at: float = math.inf) -> Any:
         """What the first who serves this caller gives it; ``None`` if the loop time ``deadline`` passes before."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         place = _Place(loop.create_future(), lease, alone_at)
         self._line[place] = None
         self.serve(loop.time())
         try:
             in_time = await wait_until(place.turn, deadline)
-        except asyncio.CancelledError:
-            if place not in self._line and not place.turn.cancelled():
+        except BaseException:
+            # Not a cancellation alone: a coroutine can be closed, too.
+            if place.served and not loop.is_closed():
                 self._hand_back(place.turn.result())
             raise
         finally:
-            if place in self._line:
-                del self._line[place]
+            if self._line.pop(place, place) is None and not loop.is_closed():
                 self.serve(loop.time())
         return place.turn.result() if in_time else None
 
+    def _now(self) -> float | None:
+        """The loop time; ``None`` if nobody ever waited, or the loop in which they did is closed."""
+        return None if self._loop is None or self._loop.is_closed() else self._loop.time()
+
     def _first(self) -> _Place | None:
-        """Who is first and still waits; one whose time limit passed in this turn of the loop does not."""
-        return next((place for place in self._line if not place.turn.done()), None)
+        """Who is first and still waits.
+
+        Those who were cancelled, or whose time is up, in this turn of the loop do not; they are taken out for good,
+        for there may be thousands.
+        """
+        while self._line:
+            place = next(iter(self._line))
+            if not place.turn.done():
+                return place
+            del self._line[place]
+        return None
 
     def _give(self, place: _Place, turn: Any) -> None:
         del self._line[place]
+        place.served = True
         place.turn.set_result(turn)
 
     def _wind(self, due: float) -> None:
@@ -110,10 +134,12 @@ class _Line:
             self._timer = place.turn.get_loop().call_at(due, self._ring, due)
 
     def _ring(self, due: float) -> None:
-        # The timers of uvloop may fire a millisecond early, so it goes by the time that was set.
         self._due = math.inf
         self._timer = None
-        self.serve(due)
+        now = self._now()
+        if now is not None:
+            # The timers of uvloop may fire a millisecond early.
+            self.serve(max(due, now))
 
 
 class Gate(_Line):
@@ -145,27 +171,26 @@ class Gate(_Line):
         ``lease``: seconds for which a probe would be this call's. ``alone_at``: when to go although none is due, as
         long as nobody else waits. Raises `Turned`.
         """
+        handling = sys.exception() is not None
         try:
             turn = await self._turn(deadline, lease, alone_at)
         except asyncio.CancelledError as cancelled:
-            if cancelled.__context__ is None:
-                # For `classify`: what everybody in line waits for to be over.
-                cancelled.__context__ = self.circuit.last_error
+            # What everybody in line waits for to be over.
+            put_behind(cancelled, self.circuit.last_error, handling=handling)
             raise
         if turn is None:
             raise Turned(self._late(), shared=False)
         if isinstance(turn, NetworkError):
-            # Each its own copy: what is raised twice collects the frames of both.
-            error = turn.replace()
-            error.__cause__ = turn.__cause__
-            raise Turned(error, shared=True)
+            raise Turned(_copy(turn), shared=True)
         return None if turn is _GO else turn
 
     def leave(self, lease: object | None = None) -> None:
         """A dial is over; a lease by which nothing was learnt goes back."""
         self.inside -= 1
-        if lease is not None or self._line:
-            now = asyncio.get_running_loop().time()
+        if lease is None and not self._line:
+            return
+        now = self._now()
+        if now is not None:
             self.circuit.give_back(lease, now)
             self.serve(now)
 
@@ -180,14 +205,14 @@ class Gate(_Line):
         self.size = min(self.most, circuit.window)
         due = math.inf
         while self.inside < self.most and (place := self._first()) is not None:
-            if circuit.since is None:
-                if self.inside >= self.size:
+            turn: object = _GO
+            if circuit.since is not None:
+                due = self._probe_due(place)
+                if now < due:
                     break
-                turn: object = _GO
-            elif now < (due := self._probe_due(place)):
+                turn, due = circuit.lease(now, place.lease), math.inf
+            elif self.inside >= self.size:
                 break
-            else:
-                turn = circuit.lease(now, place.lease)
             self.inside += 1
             self._give(place, turn)
         self._wind(due)
@@ -201,9 +226,37 @@ class Gate(_Line):
             self.leave(None if turn is _GO else turn)
 
     def _late(self) -> ConnectError:
-        if self.circuit.since is not None:
-            return self.circuit.refusal(asyncio.get_running_loop().time())
+        now = self._now()
+        if self.circuit.since is not None and now is not None:
+            return self.circuit.refusal(now)
         return ConnectTimeout(None, "too many connects under way", phase="wait", source="call")
+
+
+def put_behind(cancelled: asyncio.CancelledError, error: NetworkError | None, *, handling: bool) -> None:
+    """Put an error behind a cancellation, where `classify` finds it. ``handling``: whether the caller handles another.
+
+    Then CPython sets the context again, to that one, in each coroutine on the way out; so it has to be the cause.
+    """
+    if cancelled.__context__ is None:
+        cancelled.__context__ = error
+    if handling and cancelled.__cause__ is None:
+        cancelled.__cause__ = error
+
+
+def _copy(error: NetworkError) -> NetworkError:
+    """For each who is told of a probe its own: what is raised twice collects the frames of both."""
+    copy = _impersonal(error)
+    if copy.errors:
+        copy.errors = tuple(map(_impersonal, copy.errors))
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _impersonal(error: NetworkError) -> NetworkError:
+    """To the others, the time limit of the call that dialed is no more than that of an attempt."""
+    if isinstance(error, ConnectTimeout) and error.source == "call":
+        return error.replace(source="attempt")
+    return error.replace()
 
 
 class Till(_Line):
@@ -215,6 +268,17 @@ class Till(_Line):
         super().__init__()
         self.tokens = tokens
 
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to this loop from now on, and begin anew. Raises `RuntimeError` while another one is open."""
+        if loop is self._loop:
+            return
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise RuntimeError("the retry budget belongs to another event loop; share it within one loop only")
+            self._begin()
+            self.tokens = Tokens(self.tokens.budget)
+        self._loop = loop
+
     def paid(self, now: float) -> bool:
         """Pay for a retry at once, if there is a token and nobody waits for it."""
         return not self._line and self.tokens.take(now)
@@ -223,11 +287,17 @@ class Till(_Line):
         """Wait for a token until a loop time, and pay: whether there was one."""
         return await self._turn(deadline) is not None
 
-    def give_back(self, now: float) -> None:
+    def deposit(self) -> None:
+        """A first try pays in."""
+        self.tokens.deposit()
+        if self._line:
+            self._serve_now()
+
+    def give_back(self) -> None:
         """A retry that was paid for has succeeded, or was never made."""
         self.tokens.give_back()
         if self._line:
-            self.serve(now)
+            self._serve_now()
 
     def serve(self, now: float) -> None:
         """Let pay whom there are tokens for."""
@@ -235,5 +305,10 @@ class Till(_Line):
             self._give(place, _GO)
         self._wind(self.tokens.due(now))
 
+    def _serve_now(self) -> None:
+        now = self._now()
+        if now is not None:
+            self.serve(now)
+
     def _hand_back(self, turn: object) -> None:  # noqa: ARG002  (all tokens are alike)
-        self.give_back(asyncio.get_running_loop().time())
+        self.give_back()

@@ -23,7 +23,7 @@ from aioconnect.handover import HandOver
 from aioconnect.limits import wait_until
 from aioconnect.policy import Policy
 from aioconnect.resolver import Lookup
-from aioconnect.retrying import blank_state, pause_after
+from aioconnect.retrying import pause_after, state_after
 
 __all__ = ("ConnectorStats", "Record")
 
@@ -114,11 +114,11 @@ class Record:
             # New ones: what the closed loop left unfinished may still leave the old ones, when it is collected.
             self.circuit = Circuit(self.policy.breaker)
             self.gate = Gate(self.gate.most, self.circuit)
-            if self.till is not None:
-                self.till = Till(Tokens(self.till.tokens.budget))
             self.resting = {}
             self.reachable = self.troubled_since = None
             self.troubled_attempts = 0
+        if self.till is not None:
+            self.till.bind(loop)
         self.loop = loop
         self.book.rebind()
 
@@ -138,10 +138,14 @@ class Record:
 
     # -- What the engine asks ------------------------------------------------------------------------------------
 
-    def hold(self, now: float) -> float | None:
-        """Seconds until the next probe of an open circuit; ``None`` if it is closed."""
+    def hold(self, error: Exception, now: float) -> float | None:
+        """Seconds until the next probe of an open circuit; ``None`` if it is closed.
+
+        And ``None`` for an error that is no news of the peer: its probe is due again at once, for others. Who met it
+        has a pace of its own.
+        """
         circuit = self.circuit
-        if circuit.since is None:
+        if circuit.since is None or not isinstance(error, NetworkError) or error.kind == "local":
             return None
         # While a probe is under way, what it meets comes to all who wait: there is nothing to wait for before.
         return 0.0 if circuit.state == "half_open" else max(0.0, circuit.probe_due - now)
@@ -179,9 +183,9 @@ class Record:
         return self.till is None or await self.till.charged(deadline)
 
     def refund(self) -> None:
-        """A retry that was paid for has succeeded, or was never made."""
+        """A retry that was paid for has succeeded, or was not made after all."""
         if self.till is not None:
-            self.till.give_back(asyncio.get_running_loop().time())
+            self.till.give_back()
 
     # -- What a dial has met -------------------------------------------------------------------------------------
 
@@ -224,10 +228,11 @@ class Record:
             return False
         opened = False
         if policy.retryable(error):
-            opened = self.circuit.failed(error, now, _schedule(policy), lease)
-            self.gate.serve(now)
-        if lease is not None:
+            opened = self.circuit.failed(error, now, self._schedule(policy, error, now), lease)
+        if lease is not None and self.circuit.since is not None:
+            # Unless it was closed by another dial, while this one had outlived its lease.
             self.gate.share(error)
+        self.gate.serve(now)
         return opened
 
     def ended(self, ending: Ending, now: float, policy: Policy, stable_after: float) -> bool:
@@ -240,18 +245,16 @@ class Record:
             self.book.dropped(ending.address, now)
             words = "accepted, and hung up before a byte came"
             refusal = errors.typed("ECONNRESET", "connect", ending.address, strerror=words)
-            opened = self.circuit.hung_up(refusal, now, _schedule(policy), ending.made, stable_after)
+            schedule = self._schedule(policy, refusal, now)
+            opened = self.circuit.hung_up(refusal, now, schedule, ending.made, stable_after)
         self.gate.serve(now)
         return opened
 
+    def _schedule(self, policy: Policy, error: NetworkError, now: float) -> Pause:
+        """The policy's wait, as for one call that made all the dials that failed in a row."""
+        since = now if self.troubled_since is None else self.troubled_since
 
-def _schedule(policy: Policy) -> Pause:
-    """The policy's wait, for an endpoint's count of failures."""
+        def pause(failures: int, previous: float) -> float:
+            return pause_after(policy, state_after(error, failures, since, now, previous))
 
-    def pause(failures: int, previous: float) -> float:
-        state = blank_state(0.0)
-        state.attempt_number = failures
-        state.upcoming_sleep = previous
-        return pause_after(policy, state)
-
-    return pause
+        return pause

@@ -28,10 +28,10 @@ from aioconnect.errors import (
     classify,
     translate,
 )
-from aioconnect.gate import Turned
+from aioconnect.gate import Turned, put_behind
 from aioconnect.limits import TICK, Source
 
-__all__ = ("Call", "Common", "Rules", "attempt_limit", "blank_state", "pause_after", "retry")
+__all__ = ("Call", "Common", "Rules", "attempt_limit", "pause_after", "retry", "state_after")
 
 T = TypeVar("T")
 
@@ -78,8 +78,8 @@ class Common(Protocol):
         """What the endpoint is called in messages."""
         ...
 
-    def hold(self, now: float) -> float | None:
-        """Seconds until the next probe of an open circuit; ``None`` if it is closed."""
+    def hold(self, error: Exception, now: float) -> float | None:
+        """Seconds until the next probe of an open circuit; ``None`` if it is closed, or no news to it is the error."""
         ...
 
     async def rest(self, pause: float) -> None:
@@ -95,7 +95,7 @@ class Common(Protocol):
         ...
 
     def refund(self) -> None:
-        """A retry that was paid for has succeeded, or was never made."""
+        """A retry that was paid for has succeeded, or was not made after all."""
         ...
 
 
@@ -113,16 +113,21 @@ async def retry(
     """Await ``attempt(began, deadline, number)`` until it succeeds or the rules say stop.
 
     ``timeout`` is in seconds, for everything; ``deadline`` the loop time at which it ends. The attempt sees to its
-    own limits, with `attempt_limit`. ``began`` lies in the future if the circuit is open: it is when this call would
-    dial if nobody else did. Raises a new `NetworkError` from the last recorded one, or a foreign exception as it came.
+    own limits, with `attempt_limit`. ``began`` lies in the future if the circuit is open for longer than the call has
+    left: it is when this call would dial, a last time, if nobody else did. Raises a new `NetworkError` from the last
+    recorded one, or a foreign exception as it came.
     """
     now = asyncio.get_running_loop().time
     began = started = now()
     deadline = math.inf if timeout is None else started + timeout
     call: Call | None = None
+    pause = 0.0
     while True:
         try:
-            return await (attempt(began, deadline, 1) if call is None else call.again(attempt, began))
+            if call is None:
+                return await attempt(began, deadline, 1)
+            began = await call.sleep(pause)
+            return await call.again(attempt, began)
         except asyncio.CancelledError as cancelled:
             if call is not None:
                 call.interrupted(cancelled)
@@ -132,16 +137,16 @@ async def retry(
         # Not inside the except block: what is raised below would get the raw error, and its frames, as context.
         if call is None:
             call = Call(rules, started, deadline, common)
-        pause = call.failed(error, began, now())
+        decided = call.failed(error, began, now())
         try:
-            if pause is None:
+            if decided is None:
                 call.conclude(error)
+            pause = decided
         finally:
             # A frame that holds the exception whose traceback holds the frame would wait for the collector.
             del error
         if before_sleep is not None:
             before_sleep(call.last, pause, call.count)
-        began = await call.sleep(pause)
 
 
 def attempt_limit(rules: Rules, began: float, deadline: float) -> tuple[float, Source]:
@@ -163,7 +168,18 @@ def pause_after(rules: Rules, state: RetryCallState) -> float:
     raise ConfigError(f"wait={pause!r}: must give a finite number of seconds, not negative")
 
 
-def blank_state(started: float) -> RetryCallState:
+def state_after(error: Exception, attempts: int, started: float, now: float, previous: float) -> RetryCallState:
+    """Tenacity's state of a call, after so many attempts the last of which ended with this error now."""
+    state = _blank_state(started)
+    state.attempt_number = attempts
+    state.outcome_timestamp = now
+    outcome: Any = _Outcome(error, attempts)
+    state.outcome = outcome
+    state.upcoming_sleep = previous
+    return state
+
+
+def _blank_state(started: float) -> RetryCallState:
     """Tenacity's state of a call. No AsyncRetrying stands behind it: strategies read the state, and calls differ."""
     nobody: Any = None
     state = RetryCallState(nobody, None, (), {})
@@ -210,14 +226,15 @@ class Call:
         self.now = started
         self.stop_reason: StopReason | None = None
         self.in_except = sys.exception() is not None
-        self.state = blank_state(started)
+        self.state = _blank_state(started)
 
     async def again(self, attempt: Try[T], began: float) -> T:
-        """Another attempt, once it is paid for."""
-        if self.paid is None and self.common is not None and not await self.common.settle(self.deadline):
-            words = "the retry budget was empty"
-            raise Turned(ConnectTimeout(None, words, phase="wait", source="call"), shared=False)
-        result = await attempt(began, self.deadline, self.count + 1)
+        """Another attempt."""
+        try:
+            result = await attempt(began, self.deadline, self.count + 1)
+        except (asyncio.CancelledError, Turned):
+            self._refund()
+            raise
         self._refund()
         return result
 
@@ -257,9 +274,9 @@ class Call:
         state, left = self.state, self.deadline - self.now
         pause = state.upcoming_sleep
         # Whoever has not dialed brings no probe of an open circuit forward.
-        if pause >= left and (self.dialed or not self.held):
+        self.final = pause >= left and (self.dialed or not self.held)
+        if self.final:
             # One more attempt, with room to succeed: half of what is left, but not more than it may use.
-            self.final = True
             pause = left - min(left / 2, self.rules.attempt_timeout or math.inf)
         state.idle_for += pause
         return pause
@@ -271,7 +288,7 @@ class Call:
             return "timeout"
         if not rules.retryable(error):
             return "permanent"
-        hold = None if self.common is None else self.common.hold(self.now)
+        hold = None if self.common is None else self.common.hold(error, self.now)
         self.held = hold is not None
         state.upcoming_sleep = pause_after(rules, state) if hold is None else hold
         if rules.max_attempts is not None and self.count >= rules.max_attempts:
@@ -285,14 +302,14 @@ class Call:
     def _charged(self) -> StopReason | None:
         """Pay for the next attempt. Last of all, so that nobody pays for what is not tried."""
         self.paid = False
-        if self.common is None or self.held:
-            # A probe costs nothing: that there is only one at a time is the bound.
+        if self.common is None or self.held or not self.dialed:
+            # A probe costs nothing: that there is only one at a time is the bound. A first try never does.
             return None
         self.paid = self.common.charge(self.now)
         return "budget" if self.paid is False else None
 
     def _refund(self) -> None:
-        if self.paid is not False and self.common is not None:
+        if self.paid and self.common is not None:
             self.common.refund()
 
     @property
@@ -301,26 +318,27 @@ class Call:
         return self.deadline - self.now <= TICK
 
     async def sleep(self, pause: float) -> float:
-        """Sleep before the next attempt, or leave that to the circuit. When to begin the attempt."""
+        """Sleep before the next attempt, or leave that to the circuit, and pay. When to begin the attempt."""
         now = asyncio.get_running_loop().time
-        if self.held:
-            return now() + pause
         try:
-            await (asyncio.sleep(pause) if self.common is None else self.common.rest(pause))
-        except asyncio.CancelledError as cancelled:
-            if self.paid:
-                self._refund()
-            self.interrupted(cancelled)
+            if not self.held:
+                await (asyncio.sleep(pause) if self.common is None else self.common.rest(pause))
+            elif not pause:
+                # A probe that is due, and fails at once, would let nobody else run.
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._refund()
             raise
-        return now()
+        if self.paid is None and self.common is not None:
+            self.paid = await self.common.settle(self.deadline)
+            if not self.paid:
+                words = "the retry budget was empty"
+                raise Turned(ConnectTimeout(None, words, phase="wait", source="call"), shared=False)
+        return now() + (pause if self.held and self.final else 0.0)
 
     def interrupted(self, cancelled: asyncio.CancelledError) -> None:
         """Put the last error behind a cancellation, where `classify` finds it."""
-        if cancelled.__context__ is None:
-            cancelled.__context__ = self.last
-        if self.in_except and cancelled.__cause__ is None:
-            # CPython sets the context again, to what the caller is handling, in each coroutine on the way out.
-            cancelled.__cause__ = self.last
+        put_behind(cancelled, self.last, handling=self.in_except)
 
     def conclude(self, error: Exception) -> NoReturn:
         """Raise a new error with the call's history, or a foreign exception with a note about it."""

@@ -849,7 +849,7 @@ async def test_private_names_of_asyncio_in_use(pair: Pair) -> None:
         writer = asyncio.StreamWriter(conn.writer.transport, protocol, reader, loop)
         assert {"_buffer", "_exception", "_transport"} <= vars(reader).keys()
         assert {"_transport", "_protocol"} <= vars(writer).keys()
-        assert {"_drain_waiters", "_paused"} <= vars(protocol).keys()
+        assert {"_drain_waiters", "_paused", "_over_ssl"} <= vars(protocol).keys()
         assert inspect.iscoroutinefunction(FlowControlMixin._drain_helper)  # type: ignore[attr-defined]
         assert isinstance(protocol._stream_reader, asyncio.StreamReader)  # type: ignore[attr-defined]
         source = inspect.getsource(asyncio.StreamWriter.drain)

@@ -339,9 +339,9 @@ def test_what_a_policy_hands_to_tenacity_decides_as_it(made: Settings, script: l
 # Does it find anything?
 
 WAIT = "        state.upcoming_sleep = pause_after(rules, state) if hold is None else hold\n"
-HOLD = "        hold = None if self.common is None else self.common.hold(self.now)\n"
+HOLD = "        hold = None if self.common is None else self.common.hold(error, self.now)\n"
 DECIDE = "        if not rules.retryable(error):\n"
-LATEST = "state.outcome_timestamp = now\n"
+LATEST = "state.outcome_timestamp = now\n        outcome: Any = _Outcome(error, self.count)\n"
 STOP = "        if rules.stop is not None and rules.stop(state):\n            return 'stop'\n"
 COUNT = (
     "        if rules.max_attempts is not None and self.count >= rules.max_attempts:\n            return 'attempts'\n"
