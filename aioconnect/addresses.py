@@ -83,7 +83,8 @@ class AddressBook:
         if endpoint.srv is None:
             self._names = _Listed(queries, uniform if endpoint.shuffle else None)
         else:
-            self._names = _OfService(endpoint, getattr(resolver, "services", None) or ServiceResolver(), uniform)
+            services: ServiceLookup = getattr(resolver, "services", None) or ServiceResolver()
+            self._names = _OfService(endpoint, endpoint.srv, services, uniform)
         several = len(endpoint.targets) > 1
         self._targets = dict(zip(queries, endpoint.targets, strict=True)) if several else {}
 
@@ -249,7 +250,9 @@ class AddressBook:
             groups = [health.preferred(group, now) for group in groups]
         learnt = health.demoted(self._in_turns(groups), now)
         until = health.steady_until(plain, now)
-        return _Order(found, health.changes, until, plain, plain if learnt == plain else learnt)
+        # Copies: the lists are the resolver's, who may change them.
+        kept = [(query, list(answer)) for query, answer in found]
+        return _Order(kept, health.changes, until, plain, plain if learnt == plain else learnt)
 
     def _of_target(self, query: Query, answer: Sequence[AddressInfo]) -> list[AddressInfo]:
         target = self._targets.get(query)
@@ -277,7 +280,7 @@ class _Listed:
         return self.every if self._shuffle is None else shuffled(self.every, self._shuffle)
 
     async def find(self, limit: float, source: Source) -> list[Query]:  # noqa: ARG002  (there is nothing to wait for)
-        return self.known(limit)
+        return self.known(0.0)
 
     def forget(self) -> None:
         """They stay what they are."""
@@ -288,9 +291,9 @@ class _OfService:
 
     __slots__ = ("_endpoint", "_lookup", "_name", "_uniform", "every")
 
-    def __init__(self, endpoint: Endpoint, lookup: ServiceLookup, uniform: Uniform) -> None:
+    def __init__(self, endpoint: Endpoint, name: str, lookup: ServiceLookup, uniform: Uniform) -> None:
         self._endpoint = endpoint
-        self._name = endpoint.srv or ""
+        self._name = name
         self._lookup = lookup
         self._uniform = uniform
         self.every: list[Query] = []

@@ -275,6 +275,20 @@ async def test_an_order_is_worked_out_once() -> None:
     assert await found(book) is not order
 
 
+def test_a_resolver_may_change_its_own_list() -> None:
+    class Mutable(Names):
+        answer = infos(A, B)
+
+        def known(self, query: Query, now: float) -> list[AddressInfo]:
+            return self.answer
+
+    resolver = Mutable()
+    book = book_of("tcp://db:80", resolver)
+    assert hosts(book.known(0.0)) == [A, B]
+    resolver.answer.reverse()
+    assert hosts(book.known(0.0)) == [B, A]
+
+
 @virtual
 async def test_an_endpoint_with_a_name_of_one_address_learns_nothing() -> None:
     Network.of_loop({A: REFUSED}, names={"db": [A]})
