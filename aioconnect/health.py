@@ -124,9 +124,11 @@ class AddressHealth:
     def preferred(self, addresses: Sequence[T], now: float) -> list[T]:
         """The addresses with those that have won lately in front, the last winner first."""
 
-        def rank(address: T) -> float:
+        def rank(address: T) -> tuple[float, bool]:
             record = self._records.get(address.sockaddr)
-            return 0.0 if record is None or record.preferred_until <= now else -record.preferred_until
+            if record is None or record.preferred_until <= now:
+                return 0.0, True
+            return -record.preferred_until, address.sockaddr != self._last
 
         return sorted(addresses, key=rank)
 

@@ -79,6 +79,13 @@ def test_the_last_of_several_winners_is_the_first() -> None:
     assert learnt.order(9) == "CDBA"
 
 
+def test_of_two_winners_at_the_same_time_the_last_is_the_first() -> None:
+    learnt = Learnt()
+    learnt.won("D", "", 0)
+    learnt.won("C", "", 0)
+    assert learnt.order(0) == "CDAB"
+
+
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 30), (2, 60), (3, 120), (4, 240), (5, 480), (6, 600), (40, 600)])
 def test_who_keeps_failing_is_demoted_for_longer(failures: int, seconds: float) -> None:
     learnt = Learnt()
