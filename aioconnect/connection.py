@@ -183,6 +183,9 @@ class Writer(StreamWriter):
     def abort(self) -> None:
         """Close at once and drop what is buffered."""
         self._protocol.closed_here = True
+        if self._protocol.lost is not None:
+            # asyncio stumbles over a transport that was closed with something left to send, and is gone now.
+            return
         if self._transport.get_extra_info("sslcontext") is None:
             # Since CPython 3.12 close takes care of a cycle in the transport, and abort does not.
             self._transport.close()

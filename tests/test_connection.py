@@ -506,6 +506,19 @@ async def test_aclose_sends_what_is_buffered(pair: Pair, tls: bool) -> None:
         assert conn.writer.is_closing()
 
 
+async def test_abort_of_what_was_closed_with_something_to_send(pair: Pair) -> None:
+    """asyncio's transport loses its loop then without having counted itself lost, and stumbles over that."""
+    async with pair() as (conn, remote):
+        conn.write(bytes(5_000_000))
+        conn.writer.close()
+        while await remote.receive():
+            pass
+        remote.half_close()
+        await conn.writer.wait_closed()
+        conn.abort()
+        await conn.aclose()
+
+
 @BOTH
 async def test_aclose_is_bounded(pair: Pair, tls: bool) -> None:
     """A peer that never reads, and one that never answers close_notify."""
