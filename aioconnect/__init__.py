@@ -37,8 +37,11 @@ from aioconnect.errors import (
 )
 from aioconnect.events import Event, Observer
 from aioconnect.functions import connect, create_connection, dial, open_connection, open_unix_connection
+from aioconnect.heartbeat import Heartbeat
+from aioconnect.link import Link
 from aioconnect.policy import Policy, retry_if_code
 from aioconnect.resolver import Resolver
+from aioconnect.states import LinkState
 
 __version__ = "0.2.0"
 
@@ -59,6 +62,9 @@ __all__ = (
     "RetryBudget",
     "Connector",
     "Connection",
+    "Link",
+    "LinkState",
+    "Heartbeat",
     "Resolver",
     "Event",
     "Observer",

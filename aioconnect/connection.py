@@ -50,6 +50,8 @@ class Reader(StreamReader):
 
     # Kept, because uvloop's TLS transport forgets its peer when it closes.
     address: Address = None
+    was_heard = True
+    """Whether the peer has ever sent a byte."""
     _buffer: bytearray
     _exception: BaseException | None
     _transport: asyncio.Transport | None
@@ -93,6 +95,8 @@ class Reader(StreamReader):
 
 class _UnheardReader(Reader):
     """A reader before the first byte: whether the peer has ever said anything is the class, and costs no byte after."""
+
+    was_heard = False
 
     def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         self.__class__ = Reader  # type: ignore[assignment]
@@ -280,7 +284,8 @@ class _Protocol(StreamReaderProtocol):
 
     def ending(self, error: NetworkError | None) -> Ending:
         """How it has ended."""
-        return Ending(error, self.address, self.made, heard=not isinstance(self._stream_reader, _UnheardReader))
+        reader = self._stream_reader
+        return Ending(error, self.address, self.made, heard=reader is None or reader.was_heard)
 
     @property
     def _left_by_peer(self) -> bool:

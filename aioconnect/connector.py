@@ -35,6 +35,7 @@ from aioconnect.events import (
     Observer,
     Resolved,
     Retrying,
+    tell,
 )
 from aioconnect.limits import Source, bounded
 from aioconnect.policy import Policy
@@ -440,13 +441,7 @@ class Connector:
         self._tell(Retrying(self._name, attempts, error, pause))
 
     def _tell(self, event: Event) -> None:
-        for observer in self.observers:
-            try:
-                observer(event)
-            except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  (it must not break a connect)
-                # Nothing is awaited here, so a CancelledError is only what some future held.
-                context = {"message": f"observer {observer!r} raised", "exception": exc}
-                asyncio.get_running_loop().call_exception_handler(context)
+        tell(self.observers, event)
 
 
 def _cancels() -> int:

@@ -5,10 +5,12 @@ Named tuples, not dataclasses: a frozen dataclass costs half a millisecond of im
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from aioconnect.errors import Address, NetworkError
+from aioconnect.states import LinkState
 
 __all__ = (
     "AttemptFailed",
@@ -19,9 +21,11 @@ __all__ = (
     "Connected",
     "Event",
     "GaveUp",
+    "LinkStateChanged",
     "Observer",
     "Resolved",
     "Retrying",
+    "tell",
 )
 
 
@@ -101,6 +105,15 @@ class CircuitClosed(NamedTuple):
     elapsed: float
 
 
+class LinkStateChanged(NamedTuple):
+    """A `Link` is in another state; ``error`` is what made it so, ``None`` if it was no error."""
+
+    endpoint: str
+    before: LinkState
+    after: LinkState
+    error: Exception | None
+
+
 Event = (
     AttemptStarted
     | Resolved
@@ -111,8 +124,20 @@ Event = (
     | Cancelled
     | CircuitOpened
     | CircuitClosed
+    | LinkStateChanged
 )
 
 Observer = Callable[[Event], object]
 """Called with each event, in the event loop, at once. What it returns is ignored; what it raises goes to the loop's
 exception handler and never to the caller of ``connect``."""
+
+
+def tell(observers: Iterable[Observer], event: Event) -> None:
+    """Call them all, in the running loop; what one raises goes to the loop's exception handler."""
+    for observer in observers:
+        try:
+            observer(event)
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001  (it must not break a connect)
+            # Nothing is awaited here, so a CancelledError is only what some future held.
+            context = {"message": f"observer {observer!r} raised", "exception": exc}
+            asyncio.get_running_loop().call_exception_handler(context)

@@ -20,17 +20,18 @@ Rule = Callable[[Module], Iterator[str]]
 # An import points to a lower row. A new module gets a place here first; the package itself stands for
 # `aioconnect/__init__.py`, which nothing but the programs may import from.
 LAYERS = (
-    ("codes", "explanations"),
+    ("codes", "explanations", "states"),
     ("explaining",),
     ("errors",),
     ("validation", "events", "limits", "values"),
     ("errnoset", "backoff", "hosts", "urls", "logs", "breaker", "budget", "lookups", "chance"),
     ("endpoint", "gate", "srv"),
     ("retrying",),
-    ("policy", "tls", "resolver", "race", "health"),
+    ("policy", "tls", "resolver", "race", "health", "schedule"),
     ("dialer", "connection", "handover", "addresses"),
-    ("record",),
+    ("record", "heartbeat"),
     ("connector",),
+    ("supervisor",),
     ("pool", "link", "functions"),
     ("config",),
     ("manager",),
@@ -46,14 +47,16 @@ PROGRAMS = frozenset({"cli", "__main__", "testing"})
 
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
-PURE = frozenset("codes explanations explaining errors errnoset backoff race breaker budget health chance".split())
+PURE = frozenset(
+    "codes explanations explaining errors errnoset backoff race breaker budget health chance states schedule".split()
+)
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
 HARMLESS = re.compile(r"[A-Z][A-Z0-9_]*|[A-Za-z]*[Ee]rror|AddressFamily|SSLErrorNumber")
 ASYNCIO_FOR_ITS_EXCEPTIONS = frozenset({"errors"})
 
 CANCEL = frozenset({"BaseException", "CancelledError"})
 MAY_CATCH_CANCEL = {
-    ("aioconnect.connector", "_tell"): "an observer is not awaited: what it raises is no cancellation of ours",
+    ("aioconnect.events", "tell"): "an observer is not awaited: what it raises is no cancellation of ours",
     ("aioconnect.handover", "transport"): "uvloop turns ECANCELED into a CancelledError that nobody has sent",
     ("aioconnect.limits", "_resumed"): "a step of `yield from`: what is thrown in is thrown on",
 }

@@ -20,10 +20,12 @@ from aioconnect.events import (
     Connected,
     Event,
     GaveUp,
+    LinkStateChanged,
     Observer,
     Resolved,
     Retrying,
 )
+from aioconnect.states import LinkState
 
 ERROR = ConnectRefused(address=("10.0.0.7", 5432))
 SAMPLES: tuple[Event, ...] = (
@@ -36,6 +38,7 @@ SAMPLES: tuple[Event, ...] = (
     Cancelled("tcp://db:5432"),
     CircuitOpened("tcp://db:5432", 5, 0.7, ERROR),
     CircuitClosed("tcp://db:5432", 12.5),
+    LinkStateChanged("tcp://db:5432", LinkState.IDLE, LinkState.CONNECTING, None),
 )
 each_event = pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
 

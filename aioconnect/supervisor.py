@@ -1,0 +1,464 @@
+"""What keeps the connection of a `Link` up.
+
+A supervisor that is asked for something has one task: it pauses, has its connector make one attempt, holds what that
+gives until it is over, and begins anew. What may happen stands in `states.TRANSITIONS`, when to try again is decided
+by `schedule`, and signs of life are the work of `heartbeat`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import os
+from typing import Any
+
+from tenacity import RetryCallState
+
+from aioconnect.connection import Connection
+from aioconnect.connector import Connector
+from aioconnect.errnoset import STARTING
+from aioconnect.errors import AlreadyClosed, ConnectError, ConnectTimeout, NetworkError, PeerClosed
+from aioconnect.events import LinkStateChanged, tell
+from aioconnect.heartbeat import Heartbeat, Pulse, ended, unwatch, watch
+from aioconnect.limits import wait_until
+from aioconnect.schedule import Schedule
+from aioconnect.states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, LinkState, follow
+
+__all__ = ("Supervisor",)
+
+
+class Supervisor:
+    """Keeps one connection up while somebody asks: one consumer, or any number who wait for READY.
+
+    Belongs to the event loop of its first use, until that one is closed.
+    """
+
+    __slots__ = (
+        "_connector",
+        "_consumer",
+        "_ended_by",
+        "_heartbeat",
+        "_kept",
+        "_loop",
+        "_nap",
+        "_one_attempt",
+        "_pid",
+        "_proven",
+        "_schedule",
+        "_taker",
+        "_task",
+        "_telling",
+        "_unwinding",
+        "_waiters",
+        "_wanted",
+        "last_error",
+        "place",
+        "state",
+    )
+
+    def __init__(self, connector: Connector, heartbeat: Heartbeat | None) -> None:
+        self._connector = connector
+        self._heartbeat = heartbeat
+        self._one_attempt = connector.unlimited(also=STARTING, stop=_after_one)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._telling: list[LinkStateChanged] | None = None
+        self.place = connector.endpoint.place
+        self._forget()
+
+    def _forget(self) -> None:
+        """All that belongs to one event loop."""
+        self.state = IDLE
+        self.last_error: NetworkError | None = None
+        self._schedule = Schedule(self._connector.policy, self._connector.stable_after)
+        self._proven = False
+        """Whether it has been READY."""
+        self._ended_by: Exception | None = None
+        self._consumer: object = None
+        """What the consumer was given to name itself."""
+        self._wanted = False
+        """Whether the connection is to be kept up for a consumer to come."""
+        self._taker: asyncio.Future[Connection | None] | None = None
+        self._waiters: tuple[_Waiter, ...] = ()
+        self._kept: _Kept | None = None
+        self._nap: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._unwinding: tuple[asyncio.Task[None], ...] = ()
+        """Tasks that were cancelled, until they have ended."""
+
+    # -- Its task --------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Pause, connect, hold; again and again, until cancelled or ended by an error."""
+        try:
+            # A turn later, also where tasks are eager: whoever asks is to have the task in hand first.
+            await asyncio.sleep(0)
+            if self._unwinding:
+                await asyncio.wait(self._unwinding)
+            while True:
+                await self._pause()
+                connection = await self._attempt()
+                if connection is not None:
+                    await self._hold(connection)
+                    del connection
+        except asyncio.CancelledError:
+            if self._task is asyncio.current_task():
+                # By somebody else, as at the end of `asyncio.run`.
+                self._end(None)
+            raise
+        except Exception as exc:  # noqa: BLE001  (raised by those who ask)
+            self._end(exc)
+        finally:
+            self._let_go(asyncio.current_task())
+
+    def _let_go(self, task: asyncio.Task[Any] | None) -> None:
+        """Forget a task that ends: it holds the cancellation, whose traceback leads back here."""
+        self._unwinding = tuple(each for each in self._unwinding if each is not task)
+        if self._task is task:
+            self._task = None
+
+    async def _pause(self) -> None:
+        resume_at = self._schedule.resume_at
+        if resume_at <= self._now():
+            return
+        if self.state is IDLE:
+            self._move(TRANSIENT_FAILURE, self.last_error)
+        self._nap = asyncio.get_running_loop().create_future()
+        try:
+            await wait_until(self._nap, resume_at)
+        finally:
+            self._nap = None
+
+    async def _attempt(self) -> Connection | None:
+        self._move(CONNECTING)
+        record = self._connector.record
+        try:
+            if not self._schedule.failures or record.circuit.since is not None:
+                return await self._one_attempt.connect(wait=True)
+            # A retry, and no probe of an open circuit: it is paid for, where there is a budget.
+            await record.settle(math.inf)
+            connection = await self._one_attempt.connect(wait=True)
+            record.refund()
+            return connection
+        except NetworkError as error:
+            permanent = error.stop_reason == "permanent"
+            error.__traceback__ = None
+            if permanent and not self._proven:
+                raise
+            self._failed(error, permanent=permanent)
+            return None
+
+    def _failed(self, error: NetworkError, *, permanent: bool) -> None:
+        self.last_error = error
+        self._schedule.failed(error, self._now(), self._connector.circuit, permanent=permanent)
+        self._move(TRANSIENT_FAILURE, error)
+        for waiter in self._waiters:
+            waiter.failed(error, self._now())
+
+    async def _hold(self, connection: Connection) -> None:
+        """READY, and what follows, until the connection is over: lost, and of no use to its consumer any more."""
+        kept = self._kept = _Kept(connection)
+        self._proven = True
+        self.last_error = None
+        self._schedule.connected(self._now())
+        lost = functools.partial(self._lost, kept)
+        alive = watch(connection, lost)
+        connection.when_lost(lost)
+        if alive and self._heartbeat is not None:
+            kept.pulse = Pulse(self._heartbeat, connection, self._end)
+        self._move(READY)
+        for waiter in self._waiters:
+            waiter.succeeded()
+        if self._taker is not None and not self._taker.done():
+            # Straight into its hands, for even if it is lost by now, there may be something to read.
+            kept.taken = True
+            self._taker.set_result(connection)
+        if not alive:
+            self._lost(kept)
+        try:
+            await kept.over
+        finally:
+            if self._kept is kept:
+                self._kept = None
+                kept.drop()
+
+    def _lost(self, kept: _Kept, _: object = None) -> None:
+        """The connection has ended: the loop says so, or its stream, or its consumer asks for the next one."""
+        if kept is not self._kept or kept.lost:
+            return
+        kept.lost = True
+        kept.calm()
+        self.last_error = error = _reason(kept.connection)
+        self._schedule.lost(error, self._now(), self._connector.circuit)
+        self._move(TRANSIENT_FAILURE, error)
+        if not kept.taken:
+            kept.finish()
+
+    # -- Those who ask ---------------------------------------------------------------------------------------------
+
+    async def ready(self, allowed: float, fail_after: int | None) -> None:
+        """Wait for READY so many seconds, or failed attempts; after them it is still asked for."""
+        loop = self._enter()
+        if self.state is READY:
+            return
+        waiter = _Waiter(loop, fail_after)
+        self._waiters = (*self._waiters, waiter)
+        try:
+            self._ask()
+            answered = await wait_until(waiter.answer, waiter.began + allowed)
+            self._wanted = True
+        except NetworkError:
+            self._wanted = True
+            raise
+        finally:
+            self._waiters = tuple(each for each in self._waiters if each is not waiter)
+            if not (self._consumer or self._wanted or self._waiters):
+                self._stop()
+        if not answered:
+            raise self._late(waiter) from self.last_error
+
+    def retry_now(self) -> None:
+        """End the pause."""
+        self._schedule.resume()
+        self._connector.retry_now()
+        if self._nap is not None and not self._nap.done():
+            self._nap.set_result(None)
+
+    async def close(self, timeout: float) -> None:
+        """Close the connection, bounded, and whatever is under way; nothing comes after it."""
+        self._bind()
+        kept, tasks = self._kept, [task for task in (self._task, *self._unwinding) if task is not None]
+        self._end(None)
+        if kept is not None:
+            await kept.connection.aclose(timeout)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _ask(self) -> None:
+        """See to it that somebody is at it."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"link {self.place}")
+
+    def _stop(self) -> None:
+        """Nobody asks any more: nothing is left open, and nothing running."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._schedule.left(self._now())
+            kept.drop()
+        if self._task is not None:
+            self._task.cancel()
+            self._unwinding = (*(task for task in self._unwinding if not task.done()), self._task)
+            self._task = None
+        if self.state not in (IDLE, SHUTDOWN):
+            self._move(IDLE)
+
+    def _end(self, error: Exception | None) -> None:
+        """Nothing comes after this: it is closed, or an error has ended it, which all who ask will get."""
+        if self.state is SHUTDOWN:
+            return
+        self._ended_by = error
+        if isinstance(error, NetworkError):
+            self.last_error = error
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.calm()
+            if error is not None or not kept.taken:
+                kept.drop()
+        if self._task is not None:
+            self._task.cancel()
+        self._move(SHUTDOWN, error)
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)
+        for waiter in self._waiters:
+            waiter.answer.set_exception(self._ending())
+
+    def _ending(self) -> Exception:
+        """What those get who ask a link that has ended; a new object for each, where it is ours."""
+        error = self._ended_by
+        if error is None:
+            return AlreadyClosed(None, "the link was closed", phase="wait")
+        if not isinstance(error, NetworkError):
+            return error
+        again = error.replace()
+        again.__cause__ = error.__cause__
+        return again
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        """Whoever asks comes by here."""
+        loop = self._bind()
+        if self.state is SHUTDOWN:
+            raise self._ending()
+        return loop
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                where = "another process (a fork)" if self._pid != os.getpid() else "another event loop"
+                raise RuntimeError(f"the link to {self.place} belongs to {where}; make one for each")
+            if self._loop is not None and self.state is not SHUTDOWN:
+                self._forget()
+            self._loop, self._pid = loop, os.getpid()
+        return loop
+
+    def _now(self) -> float:
+        return self._loop.time() if self._loop is not None else -math.inf
+
+    def _late(self, waiter: _Waiter) -> ConnectError:
+        """What `ready` raises when its time is over."""
+        elapsed, last = self._now() - waiter.began, self.last_error
+        if isinstance(last, ConnectError):
+            count = max(waiter.failures, last.attempt_count)
+            return last.replace(stop_reason="timeout", elapsed=elapsed, attempt_count=count)
+        endpoint = self.place
+        words = "no connection within the time limit"
+        return ConnectTimeout(
+            None, words, source="call", stop_reason="timeout", elapsed=elapsed, endpoint=endpoint, phase="wait"
+        )
+
+    # -- The consumer ------------------------------------------------------------------------------------------------
+
+    def enlist(self) -> object:
+        """Be the consumer; what is returned is for `discharge`. RuntimeError if there is one."""
+        self._enter()
+        if self._consumer is not None:
+            raise RuntimeError(f"the link to {self.place} has a consumer: one run() or `async for` at a time")
+        self._consumer = object()
+        return self._consumer
+
+    async def next(self) -> Connection | None:
+        """The next connection for the consumer; ``None`` once the link is closed. Raises what has ended it."""
+        loop, kept, connection = self._bind(), self._kept, None
+        if kept is not None and not kept.taken and not kept.lost:
+            kept.taken = True
+            connection = kept.connection
+        elif self.state is not SHUTDOWN:
+            connection = await self._handed(loop)
+        if connection is None and self._ended_by is not None:
+            raise self._ending()
+        return connection
+
+    async def _handed(self, loop: asyncio.AbstractEventLoop) -> Connection | None:
+        self._taker = loop.create_future()
+        self._ask()
+        try:
+            return await self._taker
+        finally:
+            self._taker = None
+
+    async def part(self) -> None:
+        """The consumer is through with its connection, and asks for the next one."""
+        kept = self._kept
+        if kept is not None and kept.taken:
+            self._lost(kept)
+            await kept.connection.aclose()
+            kept.finish()
+
+    async def leave(self) -> None:
+        """The consumer is through with its connection, and asks for no other. What is buffered is still sent."""
+        kept = self._kept
+        if kept is not None and kept.taken:
+            kept.calm()
+            kept.lost = True
+            await kept.connection.aclose()
+
+    def discharge(self, consumer: object) -> None:
+        """The consumer has ended, in whatever way."""
+        if consumer is not self._consumer or self._loop is None or self._loop.is_closed():
+            return
+        self._consumer = None
+        self._wanted = False
+        kept = self._kept
+        if not self._waiters:
+            self._stop()
+        elif kept is not None and kept.taken:
+            # Somebody waits for READY: on to the next connection.
+            self._lost(kept)
+            kept.drop()
+
+    # -- What is told ------------------------------------------------------------------------------------------------
+
+    def _move(self, after: LinkState, error: Exception | None = None) -> None:
+        before = self.state
+        self.state = follow(before, after)
+        observers = self._connector.observers
+        if not observers:
+            return
+        event = LinkStateChanged(self.place, before, after, error)
+        if self._telling is not None:
+            # An observer's own doing: the others are to hear of the former state first.
+            self._telling.append(event)
+            return
+        self._telling = [event]
+        for each in self._telling:
+            tell(observers, each)
+        self._telling = None
+
+
+class _Kept:
+    """A connection that a link holds."""
+
+    __slots__ = ("connection", "lost", "over", "pulse", "taken")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost = False
+        self.taken = False
+        """Whether it is in the hands of the consumer."""
+        self.pulse: Pulse | None = None
+
+    def calm(self) -> None:
+        """No heartbeat any more."""
+        if self.pulse is not None:
+            self.pulse.stop()
+            self.pulse = None
+
+    def drop(self) -> None:
+        """Close it at once."""
+        self.calm()
+        unwatch(self.connection)
+        self.connection.abort()
+        self.finish()
+
+    def finish(self) -> None:
+        """Let the next one come."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class _Waiter:
+    """Somebody who waits for READY."""
+
+    __slots__ = ("answer", "began", "failures", "left")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, left: int | None) -> None:
+        self.answer: asyncio.Future[None] = loop.create_future()
+        self.began = loop.time()
+        self.failures = 0
+        self.left = left
+
+    def succeeded(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(None)
+
+    def failed(self, error: NetworkError, now: float) -> None:
+        """Count a failed attempt; enough of them are the answer."""
+        self.failures += 1
+        if self.failures == self.left and not self.answer.done():
+            last = error.replace(stop_reason="attempts", attempt_count=self.failures, elapsed=now - self.began)
+            last.__cause__ = error
+            self.answer.set_exception(last)
+
+
+def _reason(connection: Connection) -> NetworkError | None:
+    """What ended a connection; ``None`` for one that could go on."""
+    if connection.lost is None and ended(connection):
+        return PeerClosed(address=connection.reader.address)
+    return connection.lost
+
+
+def _after_one(_: RetryCallState) -> bool:
+    """A tenacity stop: what to do about a failed attempt is for the supervisor to decide."""
+    return True
