@@ -7,6 +7,10 @@ Within the time limit there is a working connection, or one typed error that say
 every attempt.
 """
 
+import importlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
 from aioconnect.backoff import Backoff
 from aioconnect.breaker import CircuitBreaker
 from aioconnect.budget import RetryBudget
@@ -43,6 +47,9 @@ from aioconnect.policy import Policy, retry_if_code
 from aioconnect.resolver import Resolver
 from aioconnect.states import LinkState
 
+if TYPE_CHECKING:
+    from aioconnect.simulation import simulate
+
 __version__ = "0.2.0"
 
 __all__ = (
@@ -68,6 +75,8 @@ __all__ = (
     "Resolver",
     "Event",
     "Observer",
+    # What a policy does to a server that comes back
+    "simulate",
     # What to retry on
     "ErrnoSet",
     "TRANSIENT",
@@ -97,3 +106,12 @@ __all__ = (
     "translate_errors",
     "__version__",
 )
+
+if not TYPE_CHECKING:
+    _LATER = MappingProxyType({"simulate": "aioconnect.simulation"})
+
+    def __getattr__(name: str) -> object:
+        """Whoever needs none of these does not pay for their import (PEP 562)."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_LATER[name]), name)

@@ -35,15 +35,15 @@ LAYERS = (
     ("pool", "link", "functions"),
     ("config",),
     ("manager",),
+    ("simulation",),
     (PACKAGE,),
     ("testing",),
-    ("simulate",),
     ("cli",),
     ("__main__",),
 )
 LAYER = {unit: number for number, row in enumerate(LAYERS) for unit in row}
 # What runs for people or for tests: it may look at the machine's clock, draw, log, and import late.
-PROGRAMS = frozenset({"cli", "__main__", "testing"})
+PROGRAMS = frozenset({"cli", "__main__", "testing", "simulation"})
 
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.

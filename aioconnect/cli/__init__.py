@@ -1,4 +1,4 @@
-"""The ``aioconnect`` command: ``demo``, ``probe`` and ``explain``.
+"""The ``aioconnect`` command: ``demo``, ``probe``, ``explain`` and ``simulate``.
 
 Exit status: 0 good, 1 not reachable, 2 bad usage, 130 interrupted. What is wrong with an argument is said in one line
 on standard error, ``aioconnect: FIELD=VALUE: what would be right``.
@@ -25,6 +25,7 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "demo": "watch a connection come through to a server that refuses, resets and stalls",
         "probe": "dial every address of an endpoint and say what each of them answers",
         "explain": "say what an error means: a code, a number, or a pasted text",
+        "simulate": "show what a retry policy does to a server that comes back",
     }
 )
 
