@@ -19,7 +19,7 @@ from tenacity import RetryCallState
 from aioconnect import errors, logs
 from aioconnect.breaker import Circuit
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Ending, Writer, streams
-from aioconnect.dialer import DialOptions, dial_addresses, dial_options
+from aioconnect.dialer import DialOptions, dial_addresses, dial_options, plain
 from aioconnect.endpoint import Endpoint
 from aioconnect.errnoset import ErrnoSet
 from aioconnect.errors import Address, ConfigError, NetworkError
@@ -217,7 +217,7 @@ class Connector:
         options = dial_options(self.endpoint, for_loop=False)
 
         async def finish(sock: socket.socket, *_: object) -> socket.socket:
-            return sock
+            return plain(sock)
 
         return await self._call(finish, self._total(timeout), options)
 

@@ -17,7 +17,7 @@ import pytest
 
 import aioconnect
 from aioconnect import Endpoint, Keepalive, errors
-from aioconnect.dialer import DialOptions, dial_addresses, dial_options
+from aioconnect.dialer import DialOptions, dial_addresses, dial_options, plain
 from aioconnect.endpoint import Target
 from aioconnect.race import AT_ONCE
 from tests.support.clock import virtual
@@ -356,6 +356,22 @@ async def test_connected_to_itself_is_a_refusal(silent: float) -> None:
 
 
 @virtual
+@pytest.mark.parametrize(("local_addr", "met"), [(None, False), (("127.0.0.1", 80), True)], ids=["any", "the same"])
+async def test_below_the_ephemeral_ports_only_a_local_address_leads_back_here(
+    local_addr: tuple[str, int] | None, met: bool
+) -> None:
+    network = Network.of_loop({"127.0.0.1": ok(0.0)})
+    with mock.patch("tests.support.network.SimulatedSocket.getsockname", return_value=("127.0.0.1", 80)):
+        dialing = dial_addresses(infos("127.0.0.1", port=80), DialOptions(local_addr=local_addr))
+        if met:
+            with pytest.raises(errors.ConnectRefused, match="connected to itself"):
+                await dialing
+        else:
+            (await dialing)[0].close()
+    assert network.open == []
+
+
+@virtual
 @pytest.mark.parametrize("silent", [0.0, 1.0], ids=["at once", "later"])
 async def test_the_peer_is_gone_before_it_was_looked_at(silent: float) -> None:
     """The same port on both sides, and a reset before getpeername: a failed connect, not a fault of the loop."""
@@ -396,6 +412,16 @@ async def test_loopback_needs_no_turn_of_the_loop(host: str) -> None:
             assert sock.gettimeout() == 0.0
             assert sock.getpeername()[:2] == info.sockaddr[:2] == address.sockaddr[:2]
             assert not sock.get_inheritable()
+
+
+async def test_a_socket_for_other_hands_is_one_of_the_socket_module() -> None:
+    with listening() as server:
+        sock, _ = await dial_addresses([at("127.0.0.1", server.getsockname()[1])])
+        assert (sock.family, sock.type & ~socket.SOCK_NONBLOCK) == (socket.AF_INET, socket.SOCK_STREAM)
+        with plain(sock) as given:
+            assert type(given) is socket.socket
+            assert given.type is socket.SOCK_STREAM
+            given.sendall(b"x")
 
 
 async def test_neither_do_refusals_before_it() -> None:
