@@ -70,27 +70,29 @@ class Connecting(Coroutine[Any, Any, T]):
     Nothing happens before. Each ``await`` asks for another connection; ``async with`` is for one at a time.
     """
 
-    __slots__ = ("_coroutine", "_held", "_start")
+    __slots__ = ("_coroutine", "_held", "_start", "_total")
 
-    def __init__(self, start: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, start: Callable[[float | None], Coroutine[Any, Any, T]], total: float | None) -> None:
         self._start = start
+        self._total = total
         self._coroutine: Coroutine[Any, Any, T] | None = None
         self._held: T | None = None
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._start().__await__()
+        return self._start(self._total).__await__()
 
     def send(self, value: Any, /) -> Any:
         """Run as a coroutine, as a task does."""
-        if self._coroutine is None:
-            self._coroutine = self._start()
-        return self._coroutine.send(value)
+        return self._started().send(value)
 
     def throw(self, *exc: Any) -> Any:
         """Throw into the coroutine, as a task does when it is cancelled."""
+        return self._started().throw(*exc)
+
+    def _started(self) -> Coroutine[Any, Any, T]:
         if self._coroutine is None:
-            self._coroutine = self._start()
-        return self._coroutine.throw(*exc)
+            self._coroutine = self._start(self._total)
+        return self._coroutine
 
     def close(self) -> None:
         """Give up what was begun as a coroutine."""
@@ -100,7 +102,7 @@ class Connecting(Coroutine[Any, Any, T]):
     async def __aenter__(self) -> T:
         if self._held is not None:
             raise RuntimeError("this connection is in use by another `async with`; call connect() for each")
-        self._held = await self._start()
+        self._held = await self
         return self._held
 
     async def __aexit__(
@@ -190,7 +192,8 @@ class Connector:
         attempt, `CircuitOpen` if it was never let in, `ConfigError` for files that cannot be loaded, and what
         ``prepare`` raises that is no error of a connection.
         """
-        return Connecting(functools.partial(self._call, self._to_connection, self._total(timeout), wait=wait))
+        start = self._connected if wait is None else functools.partial(self._connected, wait=wait)
+        return Connecting(start, self._total(timeout))
 
     async def create_connection(
         self, protocol_factory: Callable[[], P], timeout: float | str | None = None
@@ -260,6 +263,9 @@ class Connector:
         return f"<Connector {self._name} attempts={self.record.attempts} connected={self.record.connected}>"
 
     # -- One call ------------------------------------------------------------------------------------------------
+
+    def _connected(self, total: float | None, *, wait: bool | None = None) -> Coroutine[Any, Any, Connection]:
+        return self._call(self._to_connection, total, wait=wait)
 
     def _call(
         self, finish: _Finish[T], total: float | None, options: DialOptions | None = None, *, wait: bool | None = None
