@@ -19,7 +19,7 @@ from tenacity import RetryCallState
 from aioconnect import errors, logs
 from aioconnect.breaker import Circuit
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Ending, Writer, streams
-from aioconnect.dialer import DialOptions, dial_addresses, dial_options, plain
+from aioconnect.dialer import Dial, DialOptions, begin_dial, dial_options, plain
 from aioconnect.endpoint import Endpoint
 from aioconnect.errnoset import ErrnoSet
 from aioconnect.errors import Address, ConfigError, NetworkError
@@ -329,7 +329,8 @@ class Connector:
             if self.observers:
                 self._tell(AttemptStarted(self._name, number))
             addresses = record.book.known(began) or await self._resolved(limit, source)
-            sock, info = await dial_addresses(addresses, options, limit, source, self.policy)
+            dialed = begin_dial(loop, addresses, options)
+            sock, info = await dialed.won(limit, source, self.policy) if isinstance(dialed, Dial) else dialed
             result = await finish(sock, info, limit, source)
             record.connected += 1
             if len(addresses) > 1:
