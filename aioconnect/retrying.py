@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from tenacity import RetryCallState
 
+from aioconnect.backoff import Backoff
 from aioconnect.errors import (
     Attempt,
     ConfigError,
@@ -162,7 +163,10 @@ def pause_after(rules: Rules, state: RetryCallState) -> float:
 
     Raises `ConfigError` if it cannot.
     """
-    pause = rules.wait(state)
+    return _checked(rules.wait(state))
+
+
+def _checked(pause: float) -> float:
     if isinstance(pause, (int, float)) and 0 <= pause < math.inf:
         return pause
     raise ConfigError(f"wait={pause!r}: must give a finite number of seconds, not negative")
@@ -196,8 +200,10 @@ class Call:
         "count",
         "deadline",
         "dialed",
+        "error",
         "final",
         "held",
+        "idle",
         "in_except",
         "last",
         "now",
@@ -206,6 +212,7 @@ class Call:
         "started",
         "state",
         "stop_reason",
+        "upcoming",
     )
 
     def __init__(self, rules: Rules, started: float, deadline: float, common: Common | None = None) -> None:
@@ -226,7 +233,13 @@ class Call:
         self.now = started
         self.stop_reason: StopReason | None = None
         self.in_except = sys.exception() is not None
-        self.state = _blank_state(started)
+        self.upcoming = 0.0
+        """The pause drawn last, by which a decorrelated wait goes."""
+        self.idle = 0.0
+        """Seconds of all pauses."""
+        self.error: Exception | None = None
+        """What the attempt that is judged right now has met, as it came."""
+        self.state: RetryCallState | None = None
 
     async def again(self, attempt: Try[T], began: float) -> T:
         """Another attempt."""
@@ -254,16 +267,14 @@ class Call:
         if known is not None:
             self.last = known
             _forget_frames(known)
-        state = self.state
-        state.attempt_number = self.count
-        state.outcome_timestamp = now
-        outcome: Any = _Outcome(error, self.count)
-        state.outcome = outcome
+        self.error = error
         # A foreign exception is asked about as itself, for a set may name its class.
         self.stop_reason = self._reason(error if typed is None else typed, shared=shared)
         pause = self._pause() if self.stop_reason is None else None
         # Nobody asks any more, and the frames of a foreign exception, which keeps them, lead back here.
-        state.outcome = None
+        self.error = None
+        if self.state is not None:
+            self.state.outcome = None
         if len(self.attempts) == _KEPT:
             del self.attempts[1]
         record = Attempt(self.count, began - self.started, now - began, known, pause or 0.0, shared)
@@ -271,33 +282,49 @@ class Call:
         return pause
 
     def _pause(self) -> float:
-        state, left = self.state, self.deadline - self.now
-        pause = state.upcoming_sleep
+        pause, left = self.upcoming, self.deadline - self.now
         # Whoever has not dialed brings no probe of an open circuit forward.
         self.final = pause >= left and (self.dialed or not self.held)
         if self.final:
             # One more attempt, with room to succeed: half of what is left, but not more than it may use.
             pause = left - min(left / 2, self.rules.attempt_timeout or math.inf)
-        state.idle_for += pause
+        self.idle += pause
         return pause
 
     def _reason(self, error: Exception, *, shared: bool) -> StopReason | None:
         """Why to stop, if so. In tenacity's order, which draws the wait even when the stop then ends it."""
-        rules, state = self.rules, self.state
-        if self.late and _was_cut(error):
+        rules, late = self.rules, self.late
+        if late and _was_cut(error):
             return "timeout"
         if not rules.retryable(error):
             return "permanent"
         hold = None if self.common is None else self.common.hold(error, self.now)
         self.held = hold is not None
-        state.upcoming_sleep = pause_after(rules, state) if hold is None else hold
+        self.upcoming = self._drawn(rules.wait) if hold is None else hold
         if rules.max_attempts is not None and self.count >= rules.max_attempts:
             return "attempts"
-        if rules.stop is not None and rules.stop(state):
+        if rules.stop is not None and rules.stop(self._told()):
             return "stop"
-        if self.late or (self.final and not shared):
+        if late or (self.final and not shared):
             return "timeout"
         return self._charged()
+
+    def _drawn(self, wait: Callable[[RetryCallState], float]) -> float:
+        return _checked(wait.delay(self.count, self.upcoming) if type(wait) is Backoff else wait(self._told()))
+
+    def _told(self) -> RetryCallState:
+        """Tenacity's state of this call, up to date: only for strategies that read it, and a `Backoff` does not."""
+        state = self.state
+        if state is None:
+            state = self.state = _blank_state(self.started)
+        if state.outcome is None and self.error is not None:
+            outcome: Any = _Outcome(self.error, self.count)
+            state.outcome = outcome
+            state.outcome_timestamp = self.now
+            state.attempt_number = self.count
+            state.idle_for = self.idle
+        state.upcoming_sleep = self.upcoming
+        return state
 
     def _charged(self) -> StopReason | None:
         """Pay for the next attempt. Last of all, so that nobody pays for what is not tried."""

@@ -179,6 +179,8 @@ class Settings(NamedTuple):
     retry_on: Any
     never_retry_on: Any
     max_attempts: int | None
+    bare: bool = False
+    """Whether the wait goes in as it is and tells nothing: of a `Backoff` the engine then asks only the delay."""
 
     def policy(self, trace: Trace) -> Policy:
         return Policy(
@@ -187,7 +189,7 @@ class Settings(NamedTuple):
             max_attempts=self.max_attempts,
             timeout=None,
             attempt_timeout=None,
-            wait=trace.asking("wait", self.wait),
+            wait=self.wait if self.bare else trace.asking("wait", self.wait),
             stop=None if self.stop is None else trace.asking("stop", self.stop),
         )
 
@@ -243,14 +245,15 @@ def bounds(kind: Callable[..., Any]) -> st.SearchStrategy[Any]:
     return st.tuples(seconds, seconds).map(lambda pair: kind(min(pair), max(pair)))
 
 
-waits: st.SearchStrategy[Any] = st.recursive(
+backoffs = st.builds(
+    lambda pair, factor, jitter: Backoff(min(pair), max(pair), factor, jitter),
+    st.tuples(seconds, seconds),
+    st.sampled_from([1, 1.6, 2, 3]),
+    st.sampled_from(["full", "equal", "decorrelated", "none"]),
+)
+waits: st.SearchStrategy[Any] = backoffs | st.recursive(
     st.one_of(
-        st.builds(
-            lambda pair, factor, jitter: Backoff(min(pair), max(pair), factor, jitter),
-            st.tuples(seconds, seconds),
-            st.sampled_from([1, 1.6, 2, 3]),
-            st.sampled_from(["full", "equal", "decorrelated", "none"]),
-        ),
+        backoffs,
         st.just(wait_none()),
         seconds.map(wait_fixed),
         bounds(wait_random),
@@ -306,7 +309,7 @@ sets = st.sampled_from(
     ]
 )
 never = st.sampled_from([(), (), (), {"ETIMEDOUT"}, {ForeignError}, {ConnectionRefusedError}, {NotReady}])
-policies = st.builds(Settings, waits, st.none() | stops, sets, never, st.none() | st.integers(1, 6))
+policies = st.builds(Settings, waits, st.none() | stops, sets, never, st.none() | st.integers(1, 6), st.booleans())
 scripts = st.lists(
     st.builds(
         Step,
@@ -338,11 +341,10 @@ def test_what_a_policy_hands_to_tenacity_decides_as_it(made: Settings, script: l
 
 # Does it find anything?
 
-WAIT = "        state.upcoming_sleep = pause_after(rules, state) if hold is None else hold\n"
+WAIT = "        self.upcoming = self._drawn(rules.wait) if hold is None else hold\n"
 HOLD = "        hold = None if self.common is None else self.common.hold(error, self.now)\n"
 DECIDE = "        if not rules.retryable(error):\n"
-LATEST = "state.outcome_timestamp = now\n        outcome: Any = _Outcome(error, self.count)\n"
-STOP = "        if rules.stop is not None and rules.stop(state):\n            return 'stop'\n"
+STOP = "        if rules.stop is not None and rules.stop(self._told()):\n            return 'stop'\n"
 COUNT = (
     "        if rules.max_attempts is not None and self.count >= rules.max_attempts:\n            return 'attempts'\n"
 )
@@ -353,12 +355,17 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "the wait comes before the decision": [(DECIDE, HOLD + WAIT + DECIDE)],
     "attempts are counted from 0": [("state.attempt_number = self.count\n", "state.attempt_number = self.count - 1\n")],
     "one attempt too many": [("self.count >= rules.max_attempts", "self.count > rules.max_attempts")],
-    "the previous wait is forgotten": [(LATEST, LATEST + "        state.upcoming_sleep = 0.0\n")],
-    "what was slept is not added up": [("state.idle_for += pause", "state.idle_for = pause")],
+    "a Backoff counts from 0": [("wait.delay(self.count, ", "wait.delay(self.count - 1, ")],
+    "the previous wait is forgotten": [("state.upcoming_sleep = self.upcoming", "state.upcoming_sleep = 0.0")],
+    "a Backoff forgets the previous wait": [("wait.delay(self.count, self.upcoming)", "wait.delay(self.count)")],
+    "a state is of the failure before": [("if state.outcome is None and ", "if state.attempt_number == 1 and ")],
+    "what was slept is not added up": [("self.idle += pause", "self.idle = pause")],
     "time counts from the first failure": [
         ("state.start_time = started", "state.start_time = asyncio.get_running_loop().time()")
     ],
-    "strategies see the typed error": [("_Outcome(error, self.count)", "_Outcome(known or error, self.count)")],
+    "strategies see the typed error": [
+        ("_Outcome(self.error, self.count)", "_Outcome(self.last or self.error, self.count)")
+    ],
     "everything is retried": [(DECIDE, "        if False:\n")],
     "cancellations are retried": [
         (
