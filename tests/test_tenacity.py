@@ -22,7 +22,7 @@ from unittest import mock
 import hypothesis
 import pytest
 import tenacity
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tenacity import RetryCallState
 from tenacity.stop import stop_after_attempt, stop_after_delay, stop_all, stop_any, stop_before_delay
@@ -349,6 +349,8 @@ COUNT = (
     "        if rules.max_attempts is not None and self.count >= rules.max_attempts:\n            return 'attempts'\n"
 )
 
+THRICE = [Step(0, "refused")] * 3
+
 MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "the stop comes before the wait": [(WAIT, STOP + WAIT)],
     "no wait is drawn for the last attempt": [(WAIT, COUNT + WAIT)],
@@ -404,11 +406,13 @@ def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
     @settings(
         max_examples=1000,
         database=None,
-        phases=[hypothesis.Phase.generate],
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         suppress_health_check=[hypothesis.HealthCheck.too_slow],
         derandomize=True,
     )
     @given(*cases)
+    @example(Settings(Backoff(1, 7), None, TRANSIENT, (), None, bare=True), THRICE, 0)
+    @example(Settings(Backoff(1, 7, jitter="decorrelated"), None, TRANSIENT, (), None, bare=True), THRICE, 0)
     def faulty(made: Settings, script: list[Step], seed: int) -> None:
         check(made, script, seed)
 
