@@ -15,6 +15,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from tenacity import RetryCallState
@@ -32,7 +33,7 @@ from aioconnect.errors import (
 from aioconnect.gate import Turned, put_behind
 from aioconnect.limits import TICK, Source
 
-__all__ = ("Call", "Common", "Rules", "attempt_limit", "pause_after", "retry", "state_after")
+__all__ = ("PACE", "Call", "Common", "Rules", "attempt_limit", "pause_after", "retry", "state_after")
 
 T = TypeVar("T")
 
@@ -41,6 +42,10 @@ BeforeSleep = Callable[[NetworkError | None, float, int], None]
 
 _KEPT = 16
 """`Attempt` records a call keeps: the first one and the last fifteen, for an outage may last for days."""
+
+
+PACE: ContextVar[float] = ContextVar("pace", default=1)
+"""What every pause is multiplied by, in a task and in those it starts: 0 for tests that are not to wait."""
 
 
 class Rules(Protocol):
@@ -168,7 +173,7 @@ def pause_after(rules: Rules, state: RetryCallState) -> float:
 
 def _checked(pause: float) -> float:
     if isinstance(pause, (int, float)) and 0 <= pause < math.inf:
-        return pause
+        return pause * PACE.get()
     raise ConfigError(f"wait={pause!r}: must give a finite number of seconds, not negative")
 
 

@@ -118,7 +118,7 @@ def refusing() -> Iterator[int]:
     ("arguments", "message"),
     [
         (["prob"], "command='prob': is none; did you mean probe?"),
-        (["nonsense"], "command='nonsense': is none; must be one of demo, probe, explain, simulate"),
+        (["nonsense"], "command='nonsense': is none; must be one of demo, probe, chaos, explain, simulate"),
         (["probe"], "TARGET='': must be given; see aioconnect probe --help"),
         (["probe", "a:1", "--timeout"], "--timeout='': expected one argument; see aioconnect probe --help"),
         (["probe", "a:1", "--frob"], "arguments='--frob': are unknown; see aioconnect --help"),

@@ -10,9 +10,7 @@ import asyncio
 import errno
 import gc
 import socket
-
 from dataclasses import dataclass, field
-
 from typing import Any
 
 import pytest
@@ -25,7 +23,6 @@ from tests.support.clock import virtual
 ONCE = Policy(max_attempts=1, timeout=None, attempt_timeout=None)
 A, B, C, E, F = (f"10.0.0.{number}" for number in (1, 2, 3, 5, 6))
 A6, B6, C6 = "fd00::1", "fd00::2", "fd00::3"
-
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,7 @@ class Scenario:
 SCENARIOS = (
     Scenario(1, "quick success", {A: "ok 123ms"}, {A: 0}, 0.123, A),
     Scenario(1, "slow success", {A: "ok 100s"}, {A: 0}, 100, A),
-    Scenario(
-        2, "a single failure", {A: "ECONNREFUSED 123ms"}, {A: 0}, 0.123, None, errors.ConnectRefused, {A: 0.123}
-    ),
+    Scenario(2, "a single failure", {A: "ECONNREFUSED 123ms"}, {A: 0}, 0.123, None, errors.ConnectRefused, {A: 0.123}),
     Scenario(3, "fall through", {A: "ok 1s", B: "ok 1s", C: "ok 0.2s"}, {A: 0, B: 0.25, C: 0.5}, 0.7, C),
     Scenario(4, "early success", {A: "ok 1s", B: "ok 0.1s", C: "ok 0.2s"}, {A: 0, B: 0.25}, 0.35, B),
     Scenario(5, "long delay", {A: "ok 1s", B: "ok 1s", C: "ok 0.2s"}, {A: 0, B: 0.45, C: 0.9}, 1, A, delay=0.45),

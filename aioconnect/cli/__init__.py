@@ -1,4 +1,4 @@
-"""The ``aioconnect`` command: ``demo``, ``probe``, ``explain`` and ``simulate``.
+"""The ``aioconnect`` command: ``demo``, ``probe``, ``chaos``, ``explain`` and ``simulate``.
 
 Exit status: 0 good, 1 not reachable, 2 bad usage, 130 interrupted. What is wrong with an argument is said in one line
 on standard error, ``aioconnect: FIELD=VALUE: what would be right``.
@@ -24,6 +24,7 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "demo": "watch a connection come through to a server that refuses, resets and stalls",
         "probe": "dial every address of an endpoint and say what each of them answers",
+        "chaos": "put faults between clients and a real server: a proxy with latency, resets, stalls, outages",
         "explain": "say what an error means: a code, a number, or a pasted text",
         "simulate": "show what a retry policy does to a server that comes back",
     }

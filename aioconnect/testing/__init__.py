@@ -11,12 +11,15 @@ happened, `cancel_everywhere` cancels at every step. Nothing is patched, nothing
 by ``import aioconnect``. The pytest plugin has fixtures of the same names.
 """
 
+from aioconnect.testing import faults
 from aioconnect.testing.cancel import EAGER, cancel_everywhere
 from aioconnect.testing.clock import Stuck, VirtualLoop
 from aioconnect.testing.leaks import Footprint, LogWatch
 from aioconnect.testing.loop import SimulatedLoop
 from aioconnect.testing.network import Host, Network
-from aioconnect.testing.running import run, virtual
+from aioconnect.testing.proxy import Proxy
+from aioconnect.testing.recorder import Recorder
+from aioconnect.testing.running import fast_retries, loop_factories, run, virtual
 from aioconnect.testing.serving import Echo, HangUp, Hold, Server
 
 __all__ = (
@@ -33,6 +36,13 @@ __all__ = (
     "Echo",
     "HangUp",
     "Hold",
+    # Faults on real sockets
+    "faults",
+    "Proxy",
+    # What happened, without the waits, on which loops
+    "Recorder",
+    "fast_retries",
+    "loop_factories",
     # Cancelling, and what is left behind
     "cancel_everywhere",
     "EAGER",

@@ -373,6 +373,19 @@ class Network(Router):
         for seconds, callback, args in later:
             self.call_at(seconds, callback, *args)
 
+    async def __aenter__(self) -> Self:
+        """Be the network of the running loop, a `SimulatedLoop`; `run` and `virtual` do that by themselves."""
+        loop: Any = asyncio.get_running_loop()
+        if not hasattr(loop, "hold"):
+            raise RuntimeError("the running loop cannot carry a network: run on a SimulatedLoop, or with run()")
+        loop.network = self
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for host in self.hosts.values():
+            for server in host.servers:
+                server.stop("vanish")
+
     def note(self, *what: object) -> None:
         """Add to the trace, with the time."""
         if self.trace is not None:

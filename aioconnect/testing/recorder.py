@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeVar, cast
 
 from aioconnect import events
 from aioconnect.errors import NetworkError, format_address
 from aioconnect.events import Event
 
-__all__ = ("Recorder",)
+__all__ = ("Attempts", "Recorder")
 
 E = TypeVar("E")
+
+
+class Attempts(list[str]):
+    """A list of outcomes that can tell the story behind it."""
+
+    def __init__(self, outcomes: Iterable[str], story: str) -> None:
+        super().__init__(outcomes)
+        self.story = story
 
 
 class Recorder:
@@ -44,9 +52,9 @@ class Recorder:
         return [event for _, event in self.timed if isinstance(event, kind)]
 
     @property
-    def attempts(self) -> list[str]:
-        """How each attempt ended: ``"ok"`` or the code of its error; the class of one that is no error of a connection."""
-        return [outcome for _, event in self.timed if (outcome := _outcome(event)) is not None]
+    def attempts(self) -> Attempts:
+        """How each attempt ended: ``"ok"``, or the code of its error; its class if it is none of a connection."""
+        return Attempts(filter(None, (_outcome(event) for event in self.events)), str(self))
 
     @property
     def errors(self) -> list[Exception]:
@@ -96,5 +104,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, tuple):
-        return format_address(value) if value and isinstance(value[0], str) else f"({len(value)})"
+        every = list(cast("tuple[object, ...]", value))
+        address = every and isinstance(every[0], str)
+        return format_address(tuple(every)) if address else f"({', '.join(map(_shown, every))})"
     return repr(value)

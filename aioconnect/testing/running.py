@@ -1,16 +1,19 @@
-"""Run a coroutine in virtual time: as a call, or as the decorator of a test."""
+"""Run a coroutine in virtual time, on both loops, or without the waits of its retries."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+import importlib
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar
 
+from aioconnect.retrying import PACE
 from aioconnect.testing.loop import SimulatedLoop
 from aioconnect.testing.network import Network
 
-__all__ = ("run", "virtual")
+__all__ = ("fast_retries", "loop_factories", "run", "virtual")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +38,7 @@ def virtual(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
         @virtual
         async def test_rides_out_a_restart(network):
-            server = network.serve("db", 5432, handler)
+            server = network.serve("db", 5432, Echo)
             server.restart(20)
             async with aioconnect.connect("tcp://db:5432", timeout=60):
                 ...
@@ -48,3 +51,40 @@ def virtual(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         return run(test(*args, **kwargs), network=network)
 
     return in_virtual_time
+
+
+@contextlib.contextmanager
+def fast_retries(pace: float = 0.0) -> Generator[None]:
+    """Retries without their waits, in this task and in those started inside; everything else goes on as it does.
+
+    ``pace``: what each pause is multiplied by. A policy with neither a limit of attempts nor a short ``timeout`` dials
+    as fast as it can. Nothing is patched: it is a context variable. ``Policy.retrying()`` waits as ever, for tenacity
+    knows nothing of it.
+
+        with fast_retries():
+            await service.start()
+    """
+    token = PACE.set(pace)
+    try:
+        yield
+    finally:
+        PACE.reset(token)
+
+
+def loop_factories(*, virtual: bool = False) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loops to test on, by name: ``"asyncio"``, and ``"uvloop"`` where it is installed.
+
+    With ``virtual``, a loop with a virtual clock too. For pytest-asyncio, in ``conftest.py``::
+
+        def pytest_asyncio_loop_factories(config, item):
+            return loop_factories()
+
+    >>> sorted(loop_factories(virtual=True))[0]
+    'asyncio'
+    """
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.SelectorEventLoop}
+    with contextlib.suppress(ImportError):
+        factories["uvloop"] = importlib.import_module("uvloop").new_event_loop
+    if virtual:
+        factories["virtual"] = SimulatedLoop
+    return factories
