@@ -34,8 +34,9 @@ async def not_ready(connection: aioconnect.Connection) -> None:
 
 
 def scenes(served: Served) -> dict[str, Call]:
-    once = aioconnect.Policy(max_attempts=1)
-    thrice = aioconnect.Policy(max_attempts=3, wait=tenacity.wait_none())
+    # Without a breaker, whose open circuit would have each call wait for its turn.
+    once = aioconnect.Policy(max_attempts=1, breaker=None)
+    thrice = once.replace(max_attempts=3, wait=tenacity.wait_none())
     refused, open_ = f"127.0.0.1:{served.closed}", f"127.0.0.1:{served.ports[0]}"
     two = aioconnect.Endpoint(targets=[("127.0.0.1", served.closed), ("127.0.0.2", served.closed)])
 
@@ -53,7 +54,7 @@ def scenes(served: Served) -> dict[str, Call]:
         "refused at two addresses": aioconnect.Connector(two, once).connect,
         "a prepare that is not ready, three times": aioconnect.Connector(open_, thrice, not_ready).connect,
         "a prepare that exceeds its limit": aioconnect.Connector(
-            open_, aioconnect.Policy(max_attempts=1, attempt_timeout=0.02), hang
+            open_, once.replace(attempt_timeout=0.02), hang
         ).connect,
         "a name that does not exist": aioconnect.Connector("nothing.invalid:1", once).connect,
         "for comparison: open_connection, aborted": by_streams,
