@@ -265,14 +265,24 @@ class _Protocol(StreamReaderProtocol):
     closed_here = False
     ended = False
     """Whether the peer has closed its side."""
+    stalled = False
+    """Whether it will send no more, or takes no more for now."""
     lost: NetworkError | None = None
     address: Address = None
     closing: tuple[asyncio.Future[None], ...] = ()
     _drain_waiters: Iterable[asyncio.Future[None]]
     _over_ssl: bool
 
+    def pause_writing(self) -> None:
+        self.stalled = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.stalled = self.ended
+        super().resume_writing()
+
     def eof_received(self) -> bool | None:
-        self.ended = True
+        self.ended = self.stalled = True
         self._tell_keeper(None)
         return super().eof_received()
 
@@ -372,13 +382,14 @@ class Connection:
     `ConnectionLost` and its subclasses; `read` at the end of the stream returns ``b""``.
     """
 
-    __slots__ = ("__weakref__", "_clean", "endpoint", "reader", "writer")
+    __slots__ = ("__weakref__", "endpoint", "is_clean", "reader", "writer")
 
     def __init__(self, reader: Reader, writer: Writer, endpoint: Endpoint) -> None:
         self.reader = reader
         self.writer = writer
         self.endpoint = endpoint
-        self._clean = False
+        self.is_clean = False
+        """Whether the last word was `mark_clean`."""
 
     @property
     def streams(self) -> tuple[Reader, Writer]:
@@ -468,21 +479,26 @@ class Connection:
         """Whether it is lost, closed or about to be, or at its end, as far as the loop has seen."""
         return self.writer.is_closing() or self.reader.exception() is not None or self.reader.at_eof()
 
-    def is_usable(self) -> bool:
-        """Whether nothing speaks against using it: not closing, no error, not at its end, nothing unread.
+    def is_usable(self, *, poll: bool = True) -> bool:
+        """Whether nothing speaks against using it: not closing, no error, not at its end, nothing unread, and not so
+        much unsent that `drain` would wait.
 
-        Bytes nobody asked for, a FIN and a reset that the loop has not seen yet are found by asking the kernel.
+        Bytes nobody asked for, a FIN and a reset that the loop has not seen yet are found by asking the kernel, unless
+        ``poll`` is false: no need for what was in use a moment ago.
         """
-        if self.is_closing or self.reader.buffered:
+        writer = self.writer
+        if self.reader._buffer or writer._protocol.stalled or writer._transport.is_closing():  # noqa: SLF001  (quick)
             return False
-        sock = self.writer.get_extra_info("socket")
+        if not poll:
+            return True
+        sock = writer.get_extra_info("socket")
         if sock is None or not hasattr(select, "poll") or (fd := sock.fileno()) < 0:
             return True
-        poll = select.poll()
+        kernel = select.poll()
         # TLS may have a session ticket to read, which says nothing; the end of the stream says the same in both.
         hung_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
-        poll.register(fd, hung_up if self.get_extra_info("ssl_object") else hung_up | select.POLLIN)
-        return not poll.poll(0)
+        kernel.register(fd, hung_up if self.get_extra_info("ssl_object") else hung_up | select.POLLIN)
+        return not kernel.poll(0)
 
     @property
     def lost(self) -> NetworkError | None:
@@ -493,18 +509,13 @@ class Connection:
         """Have ``callback(error)`` called by the loop, once, when the connection is gone; soon, if it is already."""
         self.writer.watch(callback)
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether the last word was `mark_clean`."""
-        return self._clean
-
     def mark_clean(self) -> None:
         """Say that the protocol is between messages, so that an exception from here on does not spoil it."""
-        self._clean = True
+        self.is_clean = True
 
     def mark_dirty(self) -> None:
         """Say that a message has begun: take `mark_clean` back."""
-        self._clean = False
+        self.is_clean = False
 
     async def aclose(self, timeout: float | str = 5.0) -> None:
         """Send what is buffered and close; after ``timeout`` seconds, abort. A loss meanwhile is no error any more."""
@@ -525,7 +536,7 @@ class Connection:
     async def __aexit__(
         self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if exc is None or self._clean:
+        if exc is None or self.is_clean:
             await self.aclose()
         else:
             self.abort()
