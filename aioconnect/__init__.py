@@ -44,6 +44,7 @@ from aioconnect.functions import connect, create_connection, dial, open_connecti
 from aioconnect.heartbeat import Heartbeat
 from aioconnect.link import Link
 from aioconnect.policy import Policy, retry_if_code
+from aioconnect.pool import Pool
 from aioconnect.resolver import Resolver
 from aioconnect.states import LinkState
 
@@ -72,6 +73,7 @@ __all__ = (
     "Link",
     "LinkState",
     "Heartbeat",
+    "Pool",
     "Resolver",
     "Event",
     "Observer",

@@ -61,6 +61,7 @@ __all__ = (
     "Decides",
     "EphemeralPortsExhausted",
     "Failure",
+    "Holder",
     "HostUnreachable",
     "ListenBacklogFull",
     "NameNotFound",
@@ -74,6 +75,7 @@ __all__ = (
     "PeerClosed",
     "PoolClosed",
     "PoolFull",
+    "PoolState",
     "PoolTimeout",
     "SocketPathInvalid",
     "SocketPathNotFound",
@@ -510,12 +512,60 @@ class CircuitOpen(ConnectError):
         return f"{words}: [{last.code}] {last.description}" if isinstance(last, NetworkError) else words
 
 
+class Holder(NamedTuple):
+    """Who has a connection of a pool: the task's name, ``file:line``, for how many seconds; ``you``: that very task."""
+
+    task: str
+    place: str
+    seconds: float
+    you: bool = False
+
+    def __str__(self) -> str:
+        who = "you" if self.you else self.task
+        return f"{who} at {self.place} for {self.seconds:.1f} s" if self.place else f"{who} for {self.seconds:.1f} s"
+
+
+class PoolState(NamedTuple):
+    """What a pool had at the moment of an error."""
+
+    idle: int
+    in_use: int
+    connecting: int
+    waiting: int
+    max_size: int
+    dialing: float
+    """Seconds of ``elapsed`` in which a dial was under way."""
+    holders: tuple[Holder, ...]
+    """Who has the connections, the longest first, and not all of many."""
+
+    @property
+    def size(self) -> int:
+        """Connections there were, and those that were being made."""
+        return self.idle + self.in_use + self.connecting
+
+    def describe(self, error: NetworkError) -> str:
+        """The counts, where the time went, what hinders new connections, and who has the old ones."""
+        words = f": {self.in_use} in use, {self.idle} idle, {self.connecting} connecting, {self.waiting} waiting"
+        words += f", {self.max_size} at most"
+        if error.elapsed:
+            words += f"; waited {error.elapsed:.1f} s, {self.dialing:.1f} s of it with a dial under way"
+        if error.__cause__ is not None:
+            words += f"; the last connect failed: {error.__cause__}"
+        return words + ("; held by " + ", ".join(map(str, self.holders)) if self.holders else "")
+
+
 class PoolTimeout(ConnectError, TimeoutError):
-    """No connection of the pool became free in time."""
+    """No connection of the pool became free in time. The cause is the last connect error, if that is what hinders."""
 
     code = "POOL_TIMEOUT"
     text = "no connection became free in time"
     phase: codes.Phase = "pool"
+    pool: PoolState | None = None
+
+    @property
+    def description(self) -> str:
+        """What happened, and what the pool had."""
+        return super().description + (self.pool.describe(self) if self.pool else "")
 
 
 class PoolFull(ConnectError):
@@ -524,6 +574,12 @@ class PoolFull(ConnectError):
     code = "POOL_FULL"
     text = "too many callers are waiting"
     phase: codes.Phase = "pool"
+    pool: PoolState | None = None
+
+    @property
+    def description(self) -> str:
+        """What happened, and what the pool had."""
+        return super().description + (self.pool.describe(self) if self.pool else "")
 
 
 class ConnectionLost(NetworkError, ConnectionError):

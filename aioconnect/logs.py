@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from aioconnect.errors import ConfigError, NetworkError
+from aioconnect.errors import ConfigError, Holder, NetworkError
 
-__all__ = ("lost", "opened", "restored", "stale_files")
+__all__ = ("lost", "opened", "restored", "stale_files", "stragglers")
 
 logger = logging.getLogger("aioconnect")
 
@@ -27,6 +27,11 @@ def opened(endpoint: str, failures: int, seconds: float, error: NetworkError | N
     logger.warning(
         "%s: the circuit is open after %d failures, next probe in %.1f s: %s", endpoint, failures, seconds, error
     )
+
+
+def stragglers(endpoint: str, holders: tuple[Holder, ...]) -> None:
+    """The pool was closed, and they still had connections of it."""
+    logger.warning("closed the pool of %s, aborting what is in use by %s", endpoint, ", ".join(map(str, holders)))
 
 
 def stale_files(error: ConfigError) -> None:

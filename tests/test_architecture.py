@@ -31,7 +31,9 @@ LAYERS = (
     ("dialer", "connection", "handover", "addresses"),
     ("record", "heartbeat"),
     ("connector",),
-    ("supervisor",),
+    ("supervisor", "books"),
+    ("line",),
+    ("lending",),
     ("pool", "link", "functions"),
     ("config",),
     ("manager",),
@@ -48,7 +50,8 @@ PROGRAMS = frozenset({"cli", "__main__", "testing", "simulation"})
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
 PURE = frozenset(
-    "codes explanations explaining errors errnoset backoff race breaker budget health chance states schedule".split()
+    "codes explanations explaining errors errnoset backoff race breaker budget health chance states schedule "
+    "books".split()
 )
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
 HARMLESS = re.compile(r"[A-Z][A-Z0-9_]*|[A-Za-z]*[Ee]rror|AddressFamily|SSLErrorNumber")
