@@ -293,7 +293,11 @@ class Connector:
             return
         refusal = circuit.refusal(now).replace(endpoint=self._name, elapsed=0.0, stop_reason="circuit")
         self._tell(GaveUp(self._name, refusal))
-        raise refusal from circuit.last_error
+        try:
+            raise refusal from circuit.last_error
+        finally:
+            # A frame that holds the exception whose traceback holds the frame would wait for the collector.
+            del refusal
 
     def _total(self, timeout: float | str | None) -> float | None:
         """The time limit of one call, in seconds: the smaller of its own and the policy's."""
