@@ -34,6 +34,10 @@ _MOST = 1024
 """Answers kept: the names that SRV records speak of may be new ones every day. For one more the oldest is let go."""
 
 
+def _in_thread(fly: Callable[[], None]) -> None:
+    _thread.start_new_thread(fly, ())
+
+
 class Lookups(Generic[K, T]):
     """The lookups under way, and what they found for as long as that is good.
 
@@ -67,20 +71,26 @@ class Lookups(Generic[K, T]):
             del self._found[key]
 
     async def shared(
-        self, key: K, look_up: Callable[[K], tuple[T, float]], limit: float, source: Source, place: Address
+        self,
+        key: K,
+        look_up: Callable[[K], tuple[T, float]],
+        limit: float,
+        source: Source,
+        place: Address,
+        start: Callable[[Callable[[], None]], object] = _in_thread,
     ) -> T | BaseException:
         """The outcome of the one lookup under way for this key, started now if there is none.
 
         ``look_up`` is called in a thread and gives what it found, and for how many seconds that is good. What it
-        raises is given back here, since each caller needs an error of its own. Raises `ConnectTimeout`, phase
-        ``"resolve"`` with that place, when the limit passes.
+        raises is given back here, since each caller needs an error of its own. ``start`` is for simulated networks,
+        which need no thread. Raises `ConnectTimeout`, phase ``"resolve"`` with that place, when the limit passes.
         """
         loop = asyncio.get_running_loop()
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(loop, key, look_up, self._flights, self._found)
             try:
-                _thread.start_new_thread(flight.fly, ())
+                start(flight.fly)
             except (RuntimeError, MemoryError) as exc:
                 del self._flights[key]
                 return exc

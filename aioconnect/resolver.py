@@ -6,6 +6,7 @@ See `lookups` for how that is done.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import socket
 from typing import Any, NamedTuple, Protocol
@@ -120,18 +121,29 @@ class Resolver:
         network = getattr(loop, "network", socket)
         if literal_family(query.host) is not None:
             outcome = self._at_once(network, query, math.inf, socket.AI_NUMERICHOST)
-        elif network is not socket:
+        elif network is not socket and not network.lookup_delay(query.host):
             outcome = self._at_once(network, query, now + self.ttl)
         else:
             if now + self.timeout < limit:
                 limit, source = now + self.timeout, "attempt"
-            outcome = await self._lookups.shared(query, self._look_up, limit, source, (query.host, query.port))
+            outcome = await self._slowly(network, query, limit, source)
         if isinstance(outcome, BaseException):
             raise _typed(outcome, query, loop.time() - now)
         return outcome
 
-    def _look_up(self, query: Query) -> tuple[list[AddressInfo], float]:
-        return _found(socket, query), self.ttl
+    async def _slowly(
+        self, network: Any, query: Query, limit: float, source: Source
+    ) -> list[AddressInfo] | BaseException:
+        """The outcome of a lookup that may take its time: in a thread, or in that of a simulated network."""
+
+        def look_up(query: Query) -> tuple[list[AddressInfo], float]:
+            return _found(network, query), self.ttl
+
+        place = query.host, query.port
+        if network is socket:
+            return await self._lookups.shared(query, look_up, limit, source, place)
+        start = functools.partial(network.start_lookup, query.host)
+        return await self._lookups.shared(query, look_up, limit, source, place, start)
 
     def _at_once(self, network: Any, query: Query, until: float, flags: int = 0) -> list[AddressInfo] | BaseException:
         """The addresses or the exception, of a lookup that waits for nobody."""

@@ -561,6 +561,27 @@ async def test_names_that_change(network: Network) -> None:
 
 
 @virtual
+async def test_a_slow_name_server(network: Network) -> None:
+    network.serve(A, 80)
+    network.dns("slow.internal", A, delay=3)
+    connector = Connector("slow.internal:80", ONCE)
+    many = await asyncio.gather(*(connector.connect() for _ in range(5)))
+    assert now() == pytest.approx(3.1)
+    assert [what for _, what, *_ in network.trace or ()].count("lookup") == 1, "they share it"
+    for conn in many:
+        await conn.aclose()
+    network.dns("slow.internal", A, delay=30)
+    with pytest.raises(errors.ConnectTimeout) as caught:
+        await Connector("slow.internal:80", ONCE).connect()
+    assert caught.value.phase == "resolve"
+    assert caught.value.elapsed == pytest.approx(5)
+    began = now()
+    writer = (await asyncio.open_connection("slow.internal", 80))[1]
+    assert now() - began == pytest.approx(30.1)
+    writer.close()
+
+
+@virtual
 async def test_a_name_nobody_has(network: Network) -> None:
     with pytest.raises(errors.NameNotFound):
         await aioconnect.connect("nobody.internal:80", policy=ONCE)

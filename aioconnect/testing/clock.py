@@ -30,7 +30,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _LOOK = 64
-"""So many jumps may pass without a look at the descriptor by which threads and signals wake the loop."""
+"""Where threads play no part, at one of so many turns the loop looks for signals."""
 
 
 class Stuck(RuntimeError):
@@ -45,6 +45,8 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.now = start
         self.patience = patience
         self.jumps = 0
+        self.sparing = False
+        """Whether threads play no part: then the kernel is asked but now and then, which takes longer than all else."""
         self.held: Callable[[], bool] = lambda: False
         self.idle: Callable[[], object] | None = None
         self.stuck: Callable[[str], Exception] = Stuck
@@ -86,9 +88,9 @@ class _JumpingSelector(selectors.DefaultSelector):
         return len(self.get_map()) > 1
 
     def _look(self) -> bool:
-        """Whether to ask the kernel, which takes longer than all else here. What threads call is known without it."""
+        """Whether to ask the kernel."""
         self.jumps += 1
-        return len(self.get_map()) > 1 or self.jumps % _LOOK == 0
+        return not self.sparing or len(self.get_map()) > 1 or self.jumps % _LOOK == 0
 
     def _alone(self) -> bool:
         return not self._has_peers() and not self.held() and threading.active_count() == 1

@@ -51,6 +51,7 @@ class SimulatedLoop(VirtualLoop):
             raise ConfigError(f"network={shown(network)}: must be a Network")
         network.attach(self)
         self._network = network
+        self._clock.sparing = True
 
     def _held(self) -> bool:
         # No thread looks names up in a simulated network, and to look for one takes longer than all else.
@@ -116,11 +117,13 @@ class SimulatedLoop(VirtualLoop):
         """As asyncio's, from the simulated network."""
         if self._network is None:
             return await super().getaddrinfo(host, port, **options)
+        if delay := self._network.lookup_delay(str(host)):
+            await asyncio.sleep(delay)
         return self._network.getaddrinfo(host, port, **options)
 
     async def _dialed(self, network: Network, host: Any, port: Any, options: dict[str, Any]) -> SimulatedSocket:
         failures: list[OSError] = []
-        found = network.getaddrinfo(host, port, options.get("family", 0))
+        found = await self.getaddrinfo(host, port, family=options.get("family", 0))
         if not found:
             raise OSError("getaddrinfo() returned empty list")
         for family, kind, proto, _, address in found:

@@ -185,6 +185,7 @@ class Network(Router):
         self._listeners: dict[Any, Server] = {}
         self._scripts: dict[Any, Iterator[Step]] = {}
         self._names: dict[str, Iterator[list[str] | int]] = {}
+        self._delays: dict[str, float] = {}
         self._paths: dict[tuple[Host, Host], Path] = {}
         self._partitions: list[Partition] = []
         self._later: list[tuple[float, Callable[..., object], tuple[Any, ...]]] = []
@@ -300,17 +301,21 @@ class Network(Router):
         """Steps of a script drawn from this network's seed: ``{"ECONNREFUSED": 0.3, "hang 2s": 0.1}``, else ok."""
         return chances(weights, self.rng.random)
 
-    def dns(self, name: str, *answers: object) -> None:
+    def dns(self, name: str, *answers: object, delay: float | str = 0.0) -> None:
         """What the lookups of a name find, one after the other; the last is for all further ones.
 
         Each is an IP address, a sequence of them, or the code of an error: ``"EAI_AGAIN"``, ``"EAI_NONAME"``.
+        ``delay``: seconds that a lookup takes.
         """
         problems = Problems()
+        seconds = check_duration(problems, "delay", delay, zero=True)
         parsed = [_answer(problems, each) for each in answers]
         if not parsed:
             problems.add("answers", "", "must be at least one: addresses, or a code such as 'EAI_NONAME'")
         problems.raise_any()
-        self._names[name.lower().rstrip(".")] = itertools.chain(parsed, itertools.repeat(parsed[-1]))
+        key = name.lower().rstrip(".")
+        self._names[key] = itertools.chain(parsed, itertools.repeat(parsed[-1]))
+        self._delays[key] = seconds
 
     def link(
         self,
@@ -424,6 +429,14 @@ class Network(Router):
             (literal_family(address), kind, proto or socket.IPPROTO_TCP, "", sockaddr_of(address, int(port or 0)))
             for address in found
         ]
+
+    def lookup_delay(self, host: str) -> float:
+        """Seconds that a lookup of this name takes."""
+        return self._delays.get(host.lower().rstrip("."), 0.0)
+
+    def start_lookup(self, host: str, look_up: Callable[[], None]) -> None:
+        """Look up after that time, in place of a thread."""
+        self.call_later(self.lookup_delay(host), look_up)
 
     def _resolved(self, name: str) -> list[str]:
         answers, known = self._names.get(name), self.hosts.get(name)
