@@ -49,6 +49,7 @@ from aioconnect.resolver import Resolver
 from aioconnect.states import LinkState
 
 if TYPE_CHECKING:
+    from aioconnect.manager import ConnectionManager
     from aioconnect.simulation import simulate
 
 __version__ = "0.2.0"
@@ -74,6 +75,7 @@ __all__ = (
     "LinkState",
     "Heartbeat",
     "Pool",
+    "ConnectionManager",
     "Resolver",
     "Event",
     "Observer",
@@ -110,7 +112,7 @@ __all__ = (
 )
 
 if not TYPE_CHECKING:
-    _LATER = MappingProxyType({"simulate": "aioconnect.simulation"})
+    _LATER = MappingProxyType({"ConnectionManager": "aioconnect.manager", "simulate": "aioconnect.simulation"})
 
     def __getattr__(name: str) -> object:
         """Whoever needs none of these does not pay for their import (PEP 562)."""

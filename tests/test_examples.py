@@ -44,6 +44,12 @@ SAYS = {
         r"tcp://localhost:.*: \[ECONNREFUSED\] connection refused \(\d+ attempts in 0\.\d s, stopped by timeout\)",
         r"ECONNREFUSED is errno \d+, tried \d+ times in 0\.\d s",
     ],
+    "service": [
+        r"20 answers over [1-4] connections, the last: order 19",
+        "prices: ping",
+        r'/readyz {"ready": false, "endpoints": {"orders": .*, "audit": {"state": "unreachable", .*"ECONNREFUSED"}}}',
+        "closed; ready: False",
+    ],
     "uvloop_service": ["running on (uvloop|asyncio)", "100 answers, the last is 198; 100 connections"],
 }
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.benchmarks.configuration import configuration
 from tests.benchmarks.connecting import connecting
 from tests.benchmarks.garbage import garbage
 from tests.benchmarks.imports import imports
@@ -19,7 +20,7 @@ from tests.benchmarks.report import as_json, as_markdown, as_text
 from tests.benchmarks.retries import retries
 
 DISTRIBUTIONS = ("tenacity", "uvloop", "aiohappyeyeballs", "anyio")
-ROWS = ("connect", "retry", "memory", "import", "garbage")
+ROWS = ("connect", "retry", "memory", "import", "garbage", "config")
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,6 +50,8 @@ def measured(loops: Sequence[str], only: Sequence[str], effort: Effort) -> list[
             rows += memory(loop, effort)
     if "import" in only:
         rows += imports(effort)
+    if "config" in only:
+        rows += configuration(effort)
     return sorted(rows, key=lambda row: row.number)
 
 
