@@ -41,16 +41,16 @@ from aioconnect.errors import (
 )
 from aioconnect.events import Event, Observer
 from aioconnect.functions import connect, create_connection, dial, open_connection, open_unix_connection
-from aioconnect.heartbeat import Heartbeat
-from aioconnect.link import Link
 from aioconnect.policy import Policy, retry_if_code
-from aioconnect.pool import Pool
 from aioconnect.resolver import Resolver
-from aioconnect.states import LinkState
 
 if TYPE_CHECKING:
+    from aioconnect.heartbeat import Heartbeat
+    from aioconnect.link import Link
     from aioconnect.manager import ConnectionManager
+    from aioconnect.pool import Pool
     from aioconnect.simulation import simulate
+    from aioconnect.states import LinkState
 
 __version__ = "0.2.0"
 
@@ -112,7 +112,16 @@ __all__ = (
 )
 
 if not TYPE_CHECKING:
-    _LATER = MappingProxyType({"ConnectionManager": "aioconnect.manager", "simulate": "aioconnect.simulation"})
+    _LATER = MappingProxyType(
+        {
+            "Pool": "aioconnect.pool",
+            "Link": "aioconnect.link",
+            "LinkState": "aioconnect.states",
+            "Heartbeat": "aioconnect.heartbeat",
+            "ConnectionManager": "aioconnect.manager",
+            "simulate": "aioconnect.simulation",
+        }
+    )
 
     def __getattr__(name: str) -> object:
         """Whoever needs none of these does not pay for their import (PEP 562)."""
