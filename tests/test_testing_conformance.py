@@ -336,6 +336,60 @@ async def dialed_and_closed(world: World) -> object:
     return peer, await heard
 
 
+async def closes_with_something_unread(world: World) -> object:
+    """The kernel tells by RST that it was never read."""
+    heard: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
+        writer.write(b"x" * 1_000_000)
+        await asyncio.sleep(0.05)
+        try:
+            heard.set_result(await reader.read())
+        except OSError as exc:
+            heard.set_result(errno.errorcode[exc.errno or 0])
+
+    address = await world.serve(talk)
+    conn = await aioconnect.connect(endpoint(address))
+    await asyncio.sleep(0.02)
+    conn.abort()
+    return await heard
+
+
+async def is_reset_while_it_writes_and_does_not_read(world: World) -> object:
+    """A blocked writer hears of it at once, whatever is unread."""
+    go = asyncio.Event()
+
+    async def flood(_: StreamReader, writer: StreamWriter) -> None:
+        writer.write(b"x" * 1_000_000)
+        await go.wait()
+        reset(writer)
+
+    address = await world.serve(flood)
+    async with aioconnect.connect(endpoint(address)) as conn:
+
+        async def send() -> None:
+            while True:
+                await conn.send(b"y" * 100_000)
+
+        sending = asyncio.ensure_future(send())
+        await asyncio.sleep(0.05)
+        before = sending.done()
+        go.set()
+        return before, await attempt(sending)
+
+
+async def drains_while_the_peer_does_not_read(world: World) -> object:
+    async def ignore(_: StreamReader, writer: StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        writer.close()
+
+    address = await world.serve(ignore)
+    async with aioconnect.connect(endpoint(address)) as conn:
+        conn.write(b"y" * 20_000_000)
+        paused = conn.writer.transport.get_write_buffer_size() > 0
+        return paused, await attempt(conn.drain())
+
+
 async def plain_asyncio(world: World) -> object:
     address = await world.serve(echo)
     reader, writer = await asyncio.open_connection(*address)
@@ -376,6 +430,9 @@ STORIES: dict[Story, object] = {
     client_aborts: b"",
     client_resets: True,
     dialed_and_closed: (True, b""),
+    closes_with_something_unread: "ECONNRESET",
+    is_reset_while_it_writes_and_does_not_read: (False, "ConnectionResetByPeer ECONNRESET"),
+    drains_while_the_peer_does_not_read: (True, "ConnectionResetByPeer ECONNRESET"),
     plain_asyncio: (b"hello", (True, None)),
     plain_asyncio_refused: True,
 }

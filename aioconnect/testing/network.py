@@ -199,7 +199,7 @@ class Network(Router):
 
         An IP address as a name is its address too; without any it gets one of 10.128.0.0/9.
         """
-        if not isinstance(name, str) or not name or "/" in name or (":" in name.replace("::", "") and not _is_ip(name)):
+        if not _is_ip(name) and (not isinstance(name, str) or not name or set("/:").intersection(name)):
             raise ConfigError(f"name={shown(name)}: must be the name of a host, or an IP address")
         known = self._owners.get(_canonical(name)) if _is_ip(name) else self.hosts.get(name)
         if known is not None and not addresses:

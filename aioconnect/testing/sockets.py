@@ -42,6 +42,10 @@ def failure(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def _is_loss(item: bytes | str | OSError) -> bool:
+    return item is RST or isinstance(item, OSError)
+
+
 class Receiver(Protocol):
     """A transport, as its socket sees it."""
 
@@ -51,6 +55,10 @@ class Receiver(Protocol):
 
     def room(self) -> None:
         """The peer has taken something: there may be room to send more."""
+        ...
+
+    def is_writing(self) -> bool:
+        """Whether something waits for room: then a loss is heard at once, whatever is unread."""
         ...
 
 
@@ -548,7 +556,7 @@ class SimulatedSocket:
         self.heard = self.network.running().time()
         if item is FIN:
             self.ended = True
-        if self.receiver is None or self._inbox:
+        if self.receiver is None or (self._inbox and not (_is_loss(item) and self.receiver.is_writing())):
             self._inbox.append(item)
         else:
             self.receiver.take(item)

@@ -202,6 +202,10 @@ class SimulatedTransport(asyncio.Transport):
         else:
             self._force(item if isinstance(item, OSError) else self._sock.reset())
 
+    def is_writing(self) -> bool:
+        """Whether something waits for room: then a loss is heard at once, whatever is unread."""
+        return bool(self._buffer)
+
     def room(self) -> None:
         """There may be room to send more."""
         if not self._buffer or self._gone:
