@@ -41,7 +41,7 @@ from aioconnect.limits import Source, bounded
 from aioconnect.policy import Policy
 from aioconnect.record import ConnectorStats, Record
 from aioconnect.resolver import AddressInfo, Lookup
-from aioconnect.retrying import attempt_limit, retry
+from aioconnect.retrying import Try, attempt_limit, retry
 from aioconnect.validation import Problems, check_duration, check_integer, seconds
 
 __all__ = ("Connecting", "Connector", "Prepare")
@@ -208,7 +208,7 @@ class Connector:
         ) -> tuple[asyncio.Transport, P]:
             return await self.record.hand_over.made_by(protocol_factory, sock, info, limit, source)
 
-        return await self._call(finish, self._total(timeout))
+        return await self._call(functools.partial(self._attempt, finish, self._options), self._total(timeout))
 
     async def dial(self, timeout: float | str | None = None) -> socket.socket:
         """A connected, non-blocking socket, for any library's ``sock=``. There is no TLS and no ``prepare``.
@@ -222,7 +222,7 @@ class Connector:
         async def finish(sock: socket.socket, *_: object) -> socket.socket:
             return plain(sock)
 
-        return await self._call(finish, self._total(timeout), options)
+        return await self._call(functools.partial(self._attempt, finish, options), self._total(timeout))
 
     def unlimited(self, *, also: ErrnoSet | None = None, stop: Stop | None = None) -> Connector:
         """A connector that shares all with this one and has the policy's schedule, but none of its limits.
@@ -265,11 +265,13 @@ class Connector:
     # -- One call ------------------------------------------------------------------------------------------------
 
     def _connected(self, total: float | None, *, wait: bool | None = None) -> Coroutine[Any, Any, Connection]:
-        return self._call(self._to_connection, total, wait=wait)
+        return self._call(self._streams, total, wait=wait)
 
-    def _call(
-        self, finish: _Finish[T], total: float | None, options: DialOptions | None = None, *, wait: bool | None = None
-    ) -> Coroutine[Any, Any, T]:
+    def _streams(self, began: float, deadline: float, number: int) -> Coroutine[Any, Any, Connection]:
+        """The attempt of `connect`. A method, for a partial made for each call takes three times as long."""
+        return self._attempt(self._to_connection, self._options, began, deadline, number)
+
+    def _call(self, attempt: Try[T], total: float | None, *, wait: bool | None = None) -> Coroutine[Any, Any, T]:
         record, loop = self.record, asyncio.get_running_loop()
         if loop is not record.loop:
             record.bind(loop)
@@ -277,7 +279,6 @@ class Connector:
             self._refuse_if_open(loop.time())
         if record.till is not None:
             record.till.deposit()
-        attempt = functools.partial(self._attempt, finish, self._options if options is None else options)
         if not self.observers:
             return retry(self.policy, attempt, total, common=record)
         return self._observed(attempt, total)
@@ -307,7 +308,7 @@ class Connector:
         given = seconds("timeout", timeout)
         return given if total is None else min(given, total)
 
-    async def _observed(self, attempt: Callable[[float, float, int], Awaitable[T]], total: float | None) -> T:
+    async def _observed(self, attempt: Try[T], total: float | None) -> T:
         try:
             return await retry(self.policy, attempt, total, self._retrying, self.record)
         except asyncio.CancelledError:
