@@ -60,8 +60,8 @@ _GRACE = 1.0
 
 Stop = Callable[[RetryCallState], bool]
 
-_Finish = Callable[[socket.socket, AddressInfo, float, Source], Awaitable[T]]
-"""What an attempt makes of a connected socket."""
+_Finish = Callable[[asyncio.AbstractEventLoop, socket.socket, AddressInfo, float, Source], Awaitable[T]]
+"""What an attempt makes of a connected socket, by a loop time."""
 
 
 class Connecting(Coroutine[Any, Any, T]):
@@ -204,9 +204,9 @@ class Connector:
         """
 
         async def finish(
-            sock: socket.socket, info: AddressInfo, limit: float, source: Source
+            loop: asyncio.AbstractEventLoop, sock: socket.socket, info: AddressInfo, limit: float, source: Source
         ) -> tuple[asyncio.Transport, P]:
-            return await self.record.hand_over.made_by(protocol_factory, sock, info, limit, source)
+            return await self.record.hand_over.made_by(loop, protocol_factory, sock, info, limit, source)
 
         return await self._call(functools.partial(self._attempt, finish, self._options), self._total(timeout))
 
@@ -219,7 +219,7 @@ class Connector:
             raise ConfigError(f"endpoint={self._name}: must be without TLS to be dialed; connect to it instead")
         options = dial_options(self.endpoint, for_loop=False)
 
-        async def finish(sock: socket.socket, *_: object) -> socket.socket:
+        async def finish(_loop: object, sock: socket.socket, *_: object) -> socket.socket:
             return plain(sock)
 
         return await self._call(functools.partial(self._attempt, finish, options), self._total(timeout))
@@ -280,7 +280,7 @@ class Connector:
         if record.till is not None:
             record.till.deposit()
         if not self.observers:
-            return retry(self.policy, attempt, total, common=record)
+            return retry(self.policy, attempt, total, common=record, clock=loop.time)
         return self._observed(attempt, total)
 
     def _waits(self, *, wait: bool | None) -> bool:
@@ -319,8 +319,9 @@ class Connector:
             raise
 
     async def _attempt(self, finish: _Finish[T], options: DialOptions, began: float, deadline: float, number: int) -> T:
-        loop = asyncio.get_running_loop()
         record = self.record
+        # The one it is bound to. To ask for the running one is a system call on CPython 3.11.
+        loop = record.loop or asyncio.get_running_loop()
         gate = record.gate
         lease = None
         if not gate.enter():
@@ -336,7 +337,7 @@ class Connector:
             addresses = record.book.known(began) or await self._resolved(limit, source)
             dialed = begin_dial(loop, addresses, options)
             sock, info = await dialed.won(limit, source, self.policy) if isinstance(dialed, Dial) else dialed
-            result = await finish(sock, info, limit, source)
+            result = await finish(loop, sock, info, limit, source)
             record.connected += 1
             if len(addresses) > 1:
                 record.book.won(info, addresses, loop.time())
@@ -371,10 +372,11 @@ class Connector:
 
     # -- From a socket to what was asked for ---------------------------------------------------------------------
 
-    async def _to_connection(self, sock: socket.socket, info: AddressInfo, limit: float, source: Source) -> Connection:
-        loop = asyncio.get_running_loop()
+    async def _to_connection(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, info: AddressInfo, limit: float, source: Source
+    ) -> Connection:
         reader, protocol = streams(loop, self.limit, info.sockaddr)
-        transport, _ = await self.record.hand_over.transport(protocol, sock, info, limit, source)
+        transport, _ = await self.record.hand_over.transport(loop, protocol, sock, info, limit, source)
         endpoint = self.endpoint if info.target is None else self.endpoint.replace(targets=(info.target,))
         writer = Writer(transport, protocol, reader, loop)
         connection = Connection(reader, writer, endpoint)

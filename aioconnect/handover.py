@@ -31,14 +31,19 @@ class HandOver:
         self._contexts = None if endpoint.tls is None else ContextCache(endpoint.tls, logs.stale_files)
 
     async def transport(
-        self, protocol: P, sock: socket.socket, info: AddressInfo, limit: float, source: Source
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: P,
+        sock: socket.socket,
+        info: AddressInfo,
+        limit: float,
+        source: Source,
     ) -> tuple[asyncio.Transport, P]:
         """A transport that owns the socket, with that protocol; if there is none, the socket is closed.
 
         Raises `TLSError`, `ConnectReset`, `ConnectTimeout` and the like, with phase ``"tls"`` where there is TLS;
         `ConfigError` for TLS files that cannot be loaded.
         """
-        loop = asyncio.get_running_loop()
         create = loop.create_connection if self._endpoint.path is None else loop.create_unix_connection
         try:
             if self._contexts is None:
@@ -69,7 +74,13 @@ class HandOver:
         return made
 
     async def made_by(
-        self, factory: Callable[[], P], sock: socket.socket, info: AddressInfo, limit: float, source: Source
+        self,
+        loop: asyncio.AbstractEventLoop,
+        factory: Callable[[], P],
+        sock: socket.socket,
+        info: AddressInfo,
+        limit: float,
+        source: Source,
     ) -> tuple[asyncio.Transport, P]:
         """As `transport`, with the protocol that a factory makes; `ConfigError` if it makes none."""
         try:
@@ -81,7 +92,7 @@ class HandOver:
         except BaseException:
             sock.close()
             raise
-        return await self.transport(protocol, sock, info, limit, source)
+        return await self.transport(loop, protocol, sock, info, limit, source)
 
     def _let_go(self, sock: socket.socket) -> None:
         """Close the socket of a cancelled hand-over, unless a transport has to.

@@ -115,15 +115,16 @@ async def retry(
     timeout: float | None,
     before_sleep: BeforeSleep | None = None,
     common: Common | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> T:
     """Await ``attempt(began, deadline, number)`` until it succeeds or the rules say stop.
 
     ``timeout`` is in seconds, for everything; ``deadline`` the loop time at which it ends. The attempt sees to its
     own limits, with `attempt_limit`. ``began`` lies in the future if the circuit is open for longer than the call has
     left: it is when this call would dial, a last time, if nobody else did. Raises a new `NetworkError` from the last
-    recorded one, or a foreign exception as it came.
+    recorded one, or a foreign exception as it came. ``clock`` is the running loop's, for whoever has that at hand.
     """
-    now = asyncio.get_running_loop().time
+    now = clock or asyncio.get_running_loop().time
     began = started = now()
     deadline = math.inf if timeout is None else started + timeout
     call: Call | None = None

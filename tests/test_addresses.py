@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import math
 import random
 import socket
@@ -16,7 +17,7 @@ import pytest
 
 from aioconnect import Backoff, Connector, Endpoint, Policy, Resolver, errors
 from aioconnect.addresses import RESOLUTION_DELAY, AddressBook
-from aioconnect.dialer import dial_addresses, dial_options
+from aioconnect.dialer import DialOptions, dial_addresses, dial_options
 from aioconnect.errors import NetworkError
 from aioconnect.resolver import AddressInfo, Query
 from tests.support.clock import run_virtual, virtual
@@ -579,14 +580,14 @@ async def test_a_retry_goes_to_the_next_target_first() -> None:
     network = Network.of_loop({A: OK, B: OK}, names={"a": [A], "b": [B]})
     peers: list[str] = []
 
-    async def not_ready(sock: Any, info: AddressInfo, *_: Any) -> None:
+    async def not_ready(_loop: Any, sock: Any, info: AddressInfo, *_: Any) -> None:
         sock.close()
         peers.append(info.sockaddr[0])
         if len(peers) < 4:
             raise errors.NotReady(phase="prepare", address=info.sockaddr)
 
     connector = Connector("tcp://a:80,b:80", Policy(retry_on={"NOT_READY"}, wait=Backoff(jitter="none")))
-    await connector._call(not_ready, None)
+    await connector._call(functools.partial(connector._attempt, not_ready, DialOptions()), None)
     assert peers == [A, B, A, B]
     assert len(network.started) == 4
 
