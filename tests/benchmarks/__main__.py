@@ -16,11 +16,12 @@ from tests.benchmarks.imports import imports
 from tests.benchmarks.loops import LOOPS
 from tests.benchmarks.measure import QUICK, TINY, Effort, Row, machine, pinned
 from tests.benchmarks.memory import memory
+from tests.benchmarks.outage import outage, outages
 from tests.benchmarks.report import as_json, as_markdown, as_text
 from tests.benchmarks.retries import retries
 
 DISTRIBUTIONS = ("tenacity", "uvloop", "aiohappyeyeballs", "anyio")
-ROWS = ("connect", "retry", "memory", "import", "garbage", "config")
+ROWS = ("connect", "retry", "memory", "import", "garbage", "config", "outage")
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,8 +47,12 @@ def measured(loops: Sequence[str], only: Sequence[str], effort: Effort) -> list[
                 rows += runner.run(retries(loop, effort))
             if "garbage" in only:
                 rows += runner.run(garbage(loop, effort))
+            if "outage" in only:
+                rows += runner.run(outage(loop, effort))
         if "memory" in only:
             rows += memory(loop, effort)
+    if "outage" in only:
+        rows += outages(effort)
     if "import" in only:
         rows += imports(effort)
     if "config" in only:
