@@ -65,6 +65,16 @@ class CircuitBreaker(Value):
         problems.raise_any()
         self._freeze(failures=failures, when_open=when_open)
 
+    def explain(self) -> str:
+        """What these settings amount to, for people.
+
+        >>> CircuitBreaker(when_open="fail").explain()
+        'opens after 5 failures in a row: one probe at a time, and calls fail at once'
+        """
+        row = "a failure" if self.failures == 1 else f"{self.failures} failures in a row"
+        calls = "calls wait for it" if self.when_open == "wait" else "calls fail at once"
+        return f"opens after {row}: one probe at a time, and {calls}"
+
 
 class Circuit:
     """The state of one circuit. To be read by anybody, changed by the connector alone.

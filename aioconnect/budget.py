@@ -56,6 +56,17 @@ class RetryBudget(Value):
         problems.raise_any()
         self._freeze(ratio=ratio, floor=floor, burst=burst, when_empty=when_empty)
 
+    def explain(self) -> str:
+        """What these settings amount to, for people.
+
+        >>> RetryBudget().explain()
+        'retries are 20 % of the calls and 1 a second, up to 10 at once; waits for more'
+        """
+        kinds = [f"{100 * self.ratio:.3g} % of the calls"] if self.ratio else []
+        kinds += [f"{self.floor:g} a second"] if self.floor else []
+        empty = "waits for more" if self.when_empty == "wait" else "gives up beyond"
+        return f"retries are {' and '.join(kinds)}, up to {self.burst:g} at once; {empty}"
+
 
 class Tokens:
     """What is left of a retry budget. It begins full."""

@@ -166,6 +166,7 @@ class Policy:
         waits        0.1, 0.2 s
         if refused   3 attempts in 0.3 s
         if silent    3 attempts in 15.3 s
+        circuit      opens after 5 failures in a row: one probe at a time, and calls wait for it
         """
         limits = [f"{self.timeout:g} s"] if self.timeout is not None else []
         limits += [_counted(self.max_attempts)] if self.max_attempts is not None else []
@@ -182,6 +183,10 @@ class Policy:
             "if refused": f"{_counted(len(refused) + 1)} in {took:.3g} s",
             "if silent": f"{_counted(len(silent) + 1)} in {silence:.3g} s" if silence < math.inf else "one, for ever",
         }
+        if self.breaker is not None:
+            lines["circuit"] = self.breaker.explain()
+        if self.budget is not None:
+            lines["budget"] = self.budget.explain()
         return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
 
     def _rehearsed(self, attempt: float) -> tuple[list[float], float]:

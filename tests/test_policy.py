@@ -26,6 +26,7 @@ from tenacity.wait import wait_exception, wait_fixed, wait_none, wait_random
 import aioconnect
 from aioconnect.backoff import Backoff
 from aioconnect.breaker import CircuitBreaker
+from aioconnect.budget import RetryBudget
 from aioconnect.errnoset import DENIED, LOCAL, STARTING, TRANSIENT, ErrnoSet
 from aioconnect.errors import (
     ConfigError,
@@ -456,9 +457,36 @@ def explained(policy: Policy) -> dict[str, str]:
 )
 def test_explain(policy: Policy, lines: dict[str, str]) -> None:
     found = explained(policy)
-    assert list(found) == ["retries on", "gives up", "waits", "if refused", "if silent"]
+    assert list(found) == ["retries on", "gives up", "waits", "if refused", "if silent", "circuit"]
     assert {name: found[name] for name in lines} == lines
     assert policy.explain() == policy.explain()
+
+
+@pytest.mark.parametrize(
+    ("policy", "circuit", "budget"),
+    [
+        (Policy(), "opens after 5 failures in a row: one probe at a time, and calls wait for it", None),
+        (Policy(breaker=None), None, None),
+        (
+            Policy(breaker=CircuitBreaker(1, "fail"), budget=RetryBudget()),
+            "opens after a failure: one probe at a time, and calls fail at once",
+            "retries are 20 % of the calls and 1 a second, up to 10 at once; waits for more",
+        ),
+        (
+            Policy(breaker=None, budget=RetryBudget(ratio=0, floor=2.5, burst=3, when_empty="fail")),
+            None,
+            "retries are 2.5 a second, up to 3 at once; gives up beyond",
+        ),
+        (
+            Policy(breaker=None, budget=RetryBudget(floor=0)),
+            None,
+            "retries are 20 % of the calls, up to 10 at once; waits for more",
+        ),
+    ],
+)
+def test_explain_tells_of_circuit_and_budget(policy: Policy, circuit: str | None, budget: str | None) -> None:
+    found = explained(policy)
+    assert (found.get("circuit"), found.get("budget")) == (circuit, budget)
 
 
 @settings(max_examples=60)
