@@ -14,7 +14,7 @@ import pytest
 
 import aioconnect
 from aioconnect import Policy, errors
-from aioconnect.testing import EAGER, Echo, Network, cancel_everywhere
+from aioconnect.testing import EAGER, Echo, Network, Proxy, cancel_everywhere, faults
 from tests.support.clock import virtual
 
 eager_too = pytest.mark.parametrize("eager", EAGER)
@@ -335,3 +335,45 @@ async def test_cancel_everywhere_expects_an_error_of_the_network() -> None:
             await aioconnect.connect("10.0.0.1:80", policy=Policy(max_attempts=3))
 
         assert await cancel_everywhere(refused, raises=errors.ConnectRefused) > 3
+
+
+# On what the kit itself offers
+
+
+@pytest.mark.parametrize("make", [faults.echo, faults.refused, faults.blackhole, faults.valid_certificate])
+async def test_fault_servers_can_be_cancelled_anywhere(make: Callable[[], faults.FaultServer]) -> None:
+    async def use() -> None:
+        async with make() as server:
+            if make in {faults.echo, faults.valid_certificate}:
+                async with aioconnect.connect(server.endpoint) as conn:
+                    await conn.send(b"x")
+                    await conn.readexactly(1)
+            await pause()
+
+    assert await cancel_everywhere(use) > 4
+
+
+@virtual
+@eager_too
+async def test_flapping_servers_can_be_cancelled_anywhere(eager: bool) -> None:
+    async def use() -> None:
+        async with faults.flapping(1, down_for=1, up_for=1) as server:
+            async with aioconnect.connect(server.endpoint) as conn:
+                with pytest.raises(errors.ConnectionLost):
+                    await conn.read()
+            await asyncio.sleep(2)
+
+    assert await cancel_everywhere(use, eager=eager) > 10
+
+
+async def test_the_proxy_can_be_cancelled_anywhere() -> None:
+    async def use() -> None:
+        async with (
+            faults.echo() as server,
+            Proxy(server.endpoint, ["latency 2ms", "close after 3"]) as proxy,
+            aioconnect.connect(aioconnect.Endpoint(*proxy.address)) as conn,
+        ):
+            await conn.send(b"xyzzy")
+            assert await conn.read() == b"xyz"
+
+    assert await cancel_everywhere(use) > 10

@@ -410,7 +410,11 @@ async def test_tls_is_not_simulated(network: Network) -> None:
     network.serve(A, 80)
     with pytest.raises(ConfigError, match="is not simulated; test TLS with the fault servers"):
         await aioconnect.connect("tls://10.0.0.1:80")
-    assert network.open == {} or all(sock.host is not network.client for sock in network.open)
+    async with aioconnect.connect("10.0.0.1:80") as conn:
+        with pytest.raises(ConfigError, match="is not simulated; test TLS with the fault servers"):
+            await conn.start_tls(server_hostname="db.internal")
+    await asyncio.sleep(1)
+    assert network.open == {}
 
 
 # ------------------------------------------------------------------------------------------ cut and healed
@@ -677,6 +681,12 @@ def test_a_network_belongs_to_one_loop(network: Network) -> None:
 
     run(main(), network=network)
     run(asyncio.sleep(1), network=network)
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+async def test_a_loop_that_cannot_carry_one(network: Network) -> None:
+    with pytest.raises(RuntimeError, match="run on a SimulatedLoop"):
+        await network.__aenter__()
 
 
 def test_a_network_without_a_loop(network: Network) -> None:

@@ -156,13 +156,14 @@ class _Sweep(Generic[T]):
 
     async def _left_since(self, before: Footprint) -> Footprint:
         """What is left once both sides have had the time to close."""
+        simulated = getattr(self.loop, "network", None) is not None
         left = Footprint.take(self.loop).since(before)
-        for _ in settling():
+        for _ in settling(grace=0 if simulated else 0.05):
             if not left:
                 return left
             await asyncio.sleep(0)
             left = Footprint.take(self.loop).since(before)
-        if getattr(self.loop, "network", None) is not None:
+        if simulated:
             # The other side hears of it after a simulated round trip.
             await asyncio.sleep(self.patience)
             left = Footprint.take(self.loop).since(before)

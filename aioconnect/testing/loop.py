@@ -113,6 +113,11 @@ class SimulatedLoop(VirtualLoop):
         addresses = [sockaddr_of(each, number) for each in owner.addresses]
         return network.listen(owner, addresses, protocol_factory, backlog=options.get("backlog", 100))
 
+    async def start_tls(self, transport: Any, *args: Any, **options: Any) -> Any:
+        """As asyncio's; not over a simulated transport."""
+        _no_tls({"ssl": isinstance(transport, SimulatedTransport)})
+        return await super().start_tls(transport, *args, **options)
+
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         """As asyncio's, from the simulated network."""
         if self._network is None:

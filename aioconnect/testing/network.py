@@ -8,7 +8,7 @@
         async with aioconnect.connect("tcp://db.internal:5432") as conn:
             await conn.send(b"hello")
 
-    run(main(), network=network)
+    run(main(), network=network)                          # or: async with network, on a `SimulatedLoop`
 
 What goes wrong, at any time:
 
@@ -380,10 +380,10 @@ class Network(Router):
 
     async def __aenter__(self) -> Self:
         """Be the network of the running loop, a `SimulatedLoop`; `run` and `virtual` do that by themselves."""
-        loop: Any = asyncio.get_running_loop()
-        if not hasattr(loop, "hold"):
+        loop = asyncio.get_running_loop()
+        if not hasattr(type(loop), "network"):
             raise RuntimeError("the running loop cannot carry a network: run on a SimulatedLoop, or with run()")
-        loop.network = self
+        cast(Any, loop).network = self
         return self
 
     async def __aexit__(self, *_: object) -> None:
