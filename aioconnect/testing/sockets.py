@@ -216,20 +216,26 @@ class SimulatedSocket:
         self.remote, self.state = address, "connecting"
         network.connecting += 1
         self.step = step = network.dialed(self, address)
-        if self.local is None or not self.local[1]:
-            self.local = network.source(self)
+        self._bind_to_free_port()
         self.path = network.route(self, address)
         if step is not None and (step.number or step.delay is not None):
             self._scripted(step)
-        elif self.path is None:
-            # As when nobody answers the question of ARP.
-            self._wait(3.0, self._refused, errno.ENOENT if isinstance(address, str) else errno.EHOSTUNREACH)
-        else:
+        elif self.path is not None:
             self._syn(0)
+        elif isinstance(address, str):
+            self._refused(errno.ENOENT)
+        else:
+            # As when nobody answers the question of ARP.
+            self._wait(3.0, self._refused, errno.EHOSTUNREACH)
         if self.state != "connecting":
             return self.number
         network.most_connecting = max(network.most_connecting, network.connecting)
         return errno.EINPROGRESS
+
+    def _bind_to_free_port(self) -> None:
+        if self.local is None or not self.local[1]:
+            free = self.network.source(self)
+            self.local = free if self.local is None else (self.local[0], *free[1:])
 
     def shutdown(self, how: int) -> None:
         """End the sending side."""
@@ -259,6 +265,10 @@ class SimulatedSocket:
                 self.transmit(FIN)
         self._inbox.clear()
         self.receiver = None
+        peer = self.peer
+        if peer is not None and peer.closed and self._stalled is None and peer._stalled is None:  # noqa: SLF001
+            # Nothing comes of what is still under way: they need not wait for the garbage collector.
+            self.peer = peer.peer = None
 
     def _lingers_not(self) -> bool:
         if self._options is None:

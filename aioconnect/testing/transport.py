@@ -288,6 +288,8 @@ class SimulatedTransport(asyncio.Transport):
             self._protocol.connection_lost(exc)
         finally:
             self._sock.close()
+            # As asyncio does: the protocol knows the transport, and neither is to wait for the garbage collector.
+            self._protocol = None
             if self._on_end is not None:
                 self._on_end()
                 self._on_end = None
