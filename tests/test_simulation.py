@@ -584,7 +584,7 @@ def test_cancelled_timers_do_not_add_up() -> None:
     kept = loop.call_at(5, list)
     for _ in range(50_000):
         loop.call_at(1, list).cancel()
-    assert len(loop._timers) < 25_000
+    assert loop._waiting < 25_000
     assert not kept.cancelled()
     assert not loop.run_until(10)
     assert loop.time() == 5

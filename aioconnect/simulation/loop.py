@@ -22,6 +22,9 @@ Ts = TypeVarTuple("Ts")
 _FEW = 10_000
 """Cancelled timers that are no trouble."""
 
+_SLOTS = 1000
+"""Slots of a second. What is due in a later one waits unsorted: one heap of all would miss the caches at each step."""
+
 
 class _Timer(asyncio.TimerHandle):
     """asyncio's handle, with a short way in and out: some 15 are made for each attempt."""
@@ -58,6 +61,9 @@ def _nothing() -> None:
     """What is left of a timer that was cancelled."""
 
 
+_Entry = tuple[float, int, _Timer]
+
+
 class FleetLoop(asyncio.AbstractEventLoop):
     """Carries a ``network`` for the dialer, and runs until nothing is left to do."""
 
@@ -65,8 +71,12 @@ class FleetLoop(asyncio.AbstractEventLoop):
         self.network = network
         self.now = 0.0
         self._ready: deque[_Timer] = deque()
-        self._timers: list[tuple[float, int, _Timer]] = []
+        self._soon: list[_Entry] = []
+        self._later: dict[int, list[_Entry]] = {}
+        self._order: list[int] = []
+        self._slot = -1
         self._number = 0
+        self._waiting = 0
         self._cancelled = 0
         self._closed = False
         self._stopped = False
@@ -79,23 +89,35 @@ class FleetLoop(asyncio.AbstractEventLoop):
             self._run(limit)
         finally:
             asyncio._set_running_loop(outer)  # noqa: SLF001
-        return bool(self._timers or self._ready)
+        return bool(self._soon or self._later or self._ready)
 
     def _run(self, limit: float) -> None:
-        ready, timers = self._ready, self._timers
+        ready = self._ready
         self._stopped = False
         while True:
             while ready and not self._stopped:
                 ready.popleft()()
-            if self._stopped or not timers or timers[0][0] > limit:
+            if self._stopped or not self._fetch() or self._soon[0][0] > limit:
                 break
-            when, _, timer = heappop(timers)
+            when, _, timer = heappop(self._soon)
+            self._waiting -= 1
             if timer.cancelled():
                 self._cancelled -= 1
                 continue
-            self.now = when
+            if when > self.now:
+                self.now = when
             timer.done()
             timer()
+
+    def _fetch(self) -> bool:
+        """See that the next timer is in the heap. Whether there is one."""
+        while not self._soon:
+            if not self._order:
+                return False
+            self._slot = heappop(self._order)
+            self._soon = self._later.pop(self._slot, [])
+            heapify(self._soon)
+        return True
 
     # -- What is asked of a loop ---------------------------------------------------------------------------------
 
@@ -117,7 +139,15 @@ class FleetLoop(asyncio.AbstractEventLoop):
         """As asyncio's."""
         timer = _Timer(when, callback, args, self, context)
         self._number += 1
-        heappush(self._timers, (when, self._number, timer))
+        self._waiting += 1
+        slot = int(when * _SLOTS)
+        if slot <= self._slot:
+            heappush(self._soon, (when, self._number, timer))
+        elif (later := self._later.get(slot)) is not None:
+            later.append((when, self._number, timer))
+        else:
+            self._later[slot] = [(when, self._number, timer)]
+            heappush(self._order, slot)
         return timer
 
     def call_later(
@@ -129,11 +159,16 @@ class FleetLoop(asyncio.AbstractEventLoop):
     def timer_cancelled(self) -> None:
         """Throw out those that were cancelled, once they are the greater part."""
         self._cancelled += 1
-        if self._cancelled > _FEW and 2 * self._cancelled > len(self._timers):
-            # In place: `_run` holds the list.
-            self._timers[:] = [entry for entry in self._timers if not entry[2].cancelled()]
-            heapify(self._timers)
-            self._cancelled = 0
+        if self._cancelled > _FEW and 2 * self._cancelled > self._waiting:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        # Slots that are empty now are passed over when their time comes.
+        for entries in (self._soon, *self._later.values()):
+            entries[:] = [entry for entry in entries if not entry[2].cancelled()]
+        heapify(self._soon)
+        self._waiting -= self._cancelled
+        self._cancelled = 0
 
     def create_future(self) -> asyncio.Future[Any]:
         """As asyncio's."""
@@ -173,7 +208,7 @@ class FleetLoop(asyncio.AbstractEventLoop):
         """Forget everything."""
         self._closed = True
         self._ready.clear()
-        self._timers.clear()
+        self._soon, self._later, self._order = [], {}, []
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """What nobody has caught is a bug, and ends the simulation."""
