@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.__main__ import ROWS
+from tests.benchmarks.__main__ import ON_REQUEST, ROWS
 from tests.benchmarks.loops import LOOPS
 from tests.benchmarks.server import ROOT
 
 BARS = {"connect": 7, "retry": 3, "memory": 2, "garbage": 6, "outage": 2}
 """Rows with a bar, for each loop."""
-
-ONCE = {"import": 1, "config": 1, "outage": 5}
+ONCE = {"import": 1, "config": 1, "outage": 5, "simulate": 2}
 """And those for no loop, or one of them."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ROWS)
+@pytest.mark.parametrize("part", [*ROWS, *ON_REQUEST])
 def test_a_tiny_run_fills_every_row(part: str, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     command = [sys.executable, "-W", "error", "-m", "tests.benchmarks", "--tiny", "--only", part, "--json", str(result)]

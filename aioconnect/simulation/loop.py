@@ -1,8 +1,8 @@
 """A lean event loop for one thread of virtual time: no selector, no threads, and a heap of tuples.
 
 It runs what the shipped connector, dialer and retry engine ask of a loop, in the order of a heap of ``(time, number)``:
-the same on every Python. `aioconnect.testing.VirtualLoop` is the one to test services with; it is asyncio's own, and
-two to three times as slow, which a fleet of 100,000 clients notices.
+the same on every Python. The loop and the network of `aioconnect.testing` are those to test services with, byte by
+byte; they take 1.6 to 1.8 times as long for the same storm, which a fleet of 100,000 clients notices.
 """
 
 from __future__ import annotations
@@ -104,8 +104,7 @@ class FleetLoop(asyncio.AbstractEventLoop):
             if timer.cancelled():
                 self._cancelled -= 1
                 continue
-            if when > self.now:
-                self.now = when
+            self.now = max(self.now, when)
             timer.done()
             timer()
 

@@ -19,15 +19,18 @@ from tests.benchmarks.memory import memory
 from tests.benchmarks.outage import outage, outages
 from tests.benchmarks.report import as_json, as_markdown, as_text
 from tests.benchmarks.retries import retries
+from tests.benchmarks.simulating import simulating
 
 DISTRIBUTIONS = ("tenacity", "uvloop", "aiohappyeyeballs", "anyio")
 ROWS = ("connect", "retry", "memory", "import", "garbage", "config", "outage")
+ON_REQUEST = ("simulate",)
+"""Too long to be part of every run: `--only simulate`."""
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--loop", choices=(*LOOPS, "both"), default="both")
-    parser.add_argument("--only", choices=ROWS, nargs="+", default=ROWS, help="these parts only")
+    parser.add_argument("--only", choices=(*ROWS, *ON_REQUEST), nargs="+", default=ROWS, help="these parts only")
     parser.add_argument("--rounds", type=int, help="alternating batches of each variant")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
     parser.add_argument("--markdown", action="store_true", help="print the table for a README")
@@ -57,6 +60,8 @@ def measured(loops: Sequence[str], only: Sequence[str], effort: Effort) -> list[
         rows += imports(effort)
     if "config" in only:
         rows += configuration(effort)
+    if "simulate" in only:
+        rows += simulating(effort)
     return sorted(rows, key=lambda row: row.number)
 
 

@@ -33,11 +33,12 @@ class Effort:
     connections: int = 3000
     repeats: int = 3
     interpreters: int = 25
+    fleet: int = 100_000
     seconds: float = 120.0
 
 
-QUICK = Effort(rounds=100, calls=100, connections=1000, repeats=1, interpreters=20)
-TINY = Effort(rounds=2, batch=3, calls=5, connections=20, repeats=1, interpreters=1)
+QUICK = Effort(rounds=100, calls=100, connections=1000, repeats=1, interpreters=20, fleet=10_000)
+TINY = Effort(rounds=2, batch=3, calls=5, connections=20, repeats=1, interpreters=1, fleet=50)
 
 
 class Ratio(NamedTuple):
