@@ -97,13 +97,17 @@ class FleetLoop(asyncio.AbstractEventLoop):
         while True:
             while ready and not self._stopped:
                 ready.popleft()()
-            if self._stopped or not self._fetch() or self._soon[0][0] > limit:
+            if self._stopped or not (self._soon or self._fetch()):
                 break
-            when, _, timer = heappop(self._soon)
+            when, _, timer = entry = heappop(self._soon)
+            if when > limit:
+                heappush(self._soon, entry)
+                break
             self._waiting -= 1
             if timer.cancelled():
                 self._cancelled -= 1
                 continue
+            # What was due before it was asked for is called now.
             self.now = max(self.now, when)
             timer.done()
             timer()
