@@ -54,14 +54,10 @@ def measured(loops: Sequence[str], only: Sequence[str], effort: Effort) -> list[
                 rows += runner.run(outage(loop, effort))
         if "memory" in only:
             rows += memory(loop, effort)
-    if "outage" in only:
-        rows += outages(effort)
-    if "import" in only:
-        rows += imports(effort)
-    if "config" in only:
-        rows += configuration(effort)
-    if "simulate" in only:
-        rows += simulating(effort)
+    once = {"outage": outages, "import": imports, "config": configuration, "simulate": simulating}
+    for part in only:
+        if part in once:
+            rows += once[part](effort)
     return sorted(rows, key=lambda row: row.number)
 
 
