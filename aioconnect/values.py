@@ -18,7 +18,8 @@ class Value:
             object.__setattr__(self, name, value)
 
     def _fields(self) -> dict[str, Any]:
-        names: tuple[str, ...] = type(self).__slots__
+        # Those of the base first, as its ``__init__`` takes them.
+        names = (name for cls in reversed(type(self).__mro__) for name in vars(cls).get("__slots__", ()))
         return {name: getattr(self, name) for name in names}
 
     def replace(self, **changes: Any) -> Self:

@@ -7,16 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import types
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aioconnect import breaker, connector, gate, record, retrying
+from aioconnect import (
+    Backoff,
+    CircuitBreaker,
+    Connection,
+    Connector,
+    Policy,
+    RetryBudget,
+    breaker,
+    connector,
+    errors,
+    gate,
+    record,
+    retrying,
+)
+from aioconnect.testing.loop import SimulatedLoop
+from aioconnect.testing.network import Network
 from tests import test_breaker, test_circuit
-from tests.stress.circuit import storms
+from tests.stress.circuit import storms, watch
 from tests.support.clock import run_virtual
+from tests.test_circuit import assert_at_rest, outcome
 
 
 @pytest.mark.parametrize("first", range(0, 40, 10))
@@ -158,3 +178,132 @@ def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_without_a_fault_nothing_is_found(module: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     plant((module, "from __future__ import annotations\n", "from __future__ import annotations\n"), monkeypatch)
     look(seeds=3)
+
+
+# ------------------------------------------------------------------------------------------ step by step
+
+
+class Endpoint(RuleBasedStateMachine):
+    """One endpoint, its callers and what becomes of its server, in steps that Hypothesis can shorten."""
+
+    @initialize(
+        failures=st.integers(1, 3),
+        most=st.sampled_from([None, 1, 2]),
+        budget=st.sampled_from([None, RetryBudget(floor=5, burst=2)]),
+        latency=st.sampled_from([0.0, 0.01]),
+    )
+    def begin(self, failures: int, most: int | None, budget: RetryBudget | None, latency: float) -> None:
+        self.network = Network(latency=latency)
+        self.runner = asyncio.Runner(loop_factory=lambda: SimulatedLoop(self.network))
+        self.loop = self.runner.get_loop()
+        self.hangs_up = False
+        self.host = self.network.host("db", "10.0.0.1")
+        self.server = self.network.serve(self.host, 80, self.served)
+        policy = Policy(
+            timeout=None,
+            attempt_timeout=0.5,
+            wait=Backoff(0.1, 1.0, jitter="none"),
+            breaker=CircuitBreaker(failures),
+            budget=budget,
+        )
+        self.connector = Connector("tcp://10.0.0.1:80", policy, max_connecting=most)
+        watch(self.connector.record, lambda _: None)
+        self.calls: list[tuple[asyncio.Task[Any], float]] = []
+        self.connected: list[Connection] = []
+        self.problems: list[Any] = []
+        self.loop.set_exception_handler(lambda _, context: self.problems.append(context))
+
+    async def served(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.hangs_up:
+            await reader.read()
+        writer.close()
+
+    @rule(seconds=st.sampled_from([0.0, 0.0, 0.01, 0.1, 0.3, 1.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    @rule(limit=st.sampled_from([None, 0.05, 0.5, 2.0]), wait=st.sampled_from([None, False]), times=st.integers(1, 4))
+    def call(self, limit: float | None, wait: bool | None, times: int) -> None:
+        for _ in range(times):
+            task = self.loop.create_task(self.called(limit, wait))
+            self.calls.append((task, self.loop.time() + (math.inf if limit is None else limit)))
+
+    async def called(self, limit: float | None, wait: bool | None) -> None:
+        try:
+            self.connected.append(await self.connector.connect(limit, wait=wait))
+        except errors.ConnectError as exc:
+            error = exc
+        else:
+            return
+        refused = isinstance(error, errors.CircuitOpen)
+        assert error.stop_reason == "timeout" or (wait is False and refused)
+        assert not refused or all(attempt.shared for attempt in error.attempts)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), times=st.integers(1, 2))
+    def cancel(self, data: st.DataObject, times: int) -> None:
+        task, _ = data.draw(st.sampled_from(self.calls))
+        for _ in range(times):
+            task.cancel()
+
+    @rule()
+    def stop(self) -> None:
+        self.server.stop("reset")
+
+    @rule()
+    def start(self) -> None:
+        if not self.server.is_serving():
+            self.server.start()
+
+    @rule(yes=st.booleans())
+    def hang_up(self, yes: bool) -> None:
+        self.hangs_up = yes
+
+    @rule(yes=st.booleans())
+    def be_silent(self, yes: bool) -> None:
+        (self.host.down if yes else self.host.up)()
+
+    @rule(step=st.sampled_from(["ok", "EMFILE", "ok 100ms", "hang 1s", "reset"]))
+    def meet(self, step: str) -> None:
+        self.network.script("10.0.0.1", [step, "ok"])
+
+    @rule()
+    def retry_now(self) -> None:
+        self.connector.retry_now()
+
+    @invariant()
+    def nobody_is_late(self) -> None:
+        if hasattr(self, "calls"):
+            assert not self.problems
+            for task, deadline in self.calls:
+                if not task.done():
+                    assert self.loop.time() <= deadline + 0.001
+                elif not task.cancelled() and (problem := task.exception()) is not None:
+                    raise problem
+            self.calls = [(task, deadline) for task, deadline in self.calls if not task.done()]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "calls"):
+            return
+        try:
+            self.hangs_up = False
+            self.host.up()
+            self.start()
+            self.network.script("10.0.0.1", "ok")
+            # One pause, one probe that is silent, and the crowd; a token each at worst.
+            self.pass_time(4 + 0.2 * len(self.calls))
+            self.nobody_is_late()
+            assert not self.calls
+            assert self.loop.run_until_complete(outcome(self.connector.dial(2))) is None
+            stats = self.connector.stats()
+            assert (stats.connecting, stats.waiting, stats.circuit) == (0, 0, "closed")
+            assert_at_rest(self.connector)
+            for connection in self.connected:
+                connection.abort()
+            self.pass_time(1)
+        finally:
+            self.runner.close()
+
+
+TestEndpoint = Endpoint.TestCase
+TestEndpoint.settings = settings(max_examples=100, stateful_step_count=40, suppress_health_check=list(HealthCheck))
