@@ -123,7 +123,7 @@ class Connector:
     ``limit``: bytes a reader buffers, as in ``asyncio.open_connection``.
 
     ``share``: another connector, to share what is learnt: circuit, budget, addresses and statistics if it is of the
-    same endpoint, else its retry budget alone.
+    same endpoint, else its retry budget alone. How many failures open the circuit is for the first one's policy to say.
 
     May be made before there is an event loop. It belongs to the loop of its first use until that one is closed.
 

@@ -229,7 +229,11 @@ class Gate(_Line):
         now = self._now()
         if self.circuit.since is not None and now is not None:
             return self.circuit.refusal(now)
-        return ConnectTimeout(None, "too many connects under way", phase="wait", source="call")
+        full = self.inside >= self.most
+        words = "too many connects under way" if full else "others were still finding out whether it answers"
+        error = ConnectTimeout(None, words, phase="wait", source="call")
+        error.__cause__ = self.circuit.last_error
+        return error
 
 
 def put_behind(cancelled: asyncio.CancelledError, error: NetworkError | None, *, handling: bool) -> None:

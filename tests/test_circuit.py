@@ -692,6 +692,22 @@ async def test_never_more_than_max_connecting_whatever_the_window() -> None:
     assert starts(network)[4:9] == [1.2, 1.3, 1.3, 1.4, 1.4]
 
 
+@virtual
+async def test_who_was_not_let_in_is_told_why() -> None:
+    network_of([REFUSES, SILENT])
+    connector = Connector(URL, EVEN.replace(breaker=CircuitBreaker(2)))
+    await outcome(once(connector).dial())
+    ends = await asyncio.gather(*crowd(connector, 3, 0.8))
+    assert [(type(end), end.phase, end.stop_reason) for end in ends] == [
+        (errors.ConnectTimeout, "connect", "timeout"),
+        (errors.ConnectTimeout, "connect", "timeout"),
+        (errors.ConnectTimeout, "wait", "timeout"),
+    ]
+    assert "others were still finding out whether it answers" in str(ends[2])
+    assert isinstance(ends[2].__cause__, errors.ConnectRefused)
+    assert (ends[2].attempt_count, ends[2].errors) == (0, ())
+
+
 # ------------------------------------------------------------------------------------------ not to wait
 
 
