@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -59,7 +60,8 @@ class ConnectionManager:
         self._stack = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
-        self._deadline = 0.0
+        self._closed: asyncio.Future[None]
+        self._deadline = math.inf
         self._is_closed = False
 
     # -- Making --------------------------------------------------------------------------------------------------
@@ -216,6 +218,7 @@ class ConnectionManager:
         if self._loop is not None or self._is_closed:
             raise RuntimeError(f"{self!r} can be entered only once")
         self._loop, self._process = asyncio.get_running_loop(), os.getpid()
+        self._closed = self._loop.create_future()
         return self
 
     async def __aexit__(
@@ -227,14 +230,23 @@ class ConnectionManager:
         """Close the pools and links, the last one made first.
 
         ``grace``: seconds for all of them together, by default those of the configuration; then whatever is left is
-        aborted. A cancellation leaves no time to any. May be called again.
+        aborted. A cancellation leaves no time to any. May be called again; the shorter time holds.
         """
         limit = self.configuration.grace if grace is None else seconds("grace", grace, zero=True)
-        if self._loop is not None:
-            self._check_owner()
-            self._deadline = self._loop.time() + limit
-        self._is_closed = True
-        await self._stack.aclose()
+        if self._loop is None:
+            self._is_closed = True
+            return
+        self._check_owner()
+        begun, self._is_closed = self._is_closed, True
+        self._deadline = min(self._deadline, self._loop.time() + limit)
+        if begun:
+            # Somebody else closes already: a block that ends now must not end before that.
+            await asyncio.wait({self._closed})
+            return
+        try:
+            await self._stack.aclose()
+        finally:
+            self._closed.set_result(None)
 
     async def _close(self, made: Pool | Link) -> None:
         left = max(0.0, self._deadline - asyncio.get_running_loop().time())

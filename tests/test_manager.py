@@ -408,6 +408,33 @@ async def test_a_cancelled_close_leaves_no_time_and_nothing_open(closings: list[
     assert [int(left) for _, left in closings] in ([60, 0], [59, 0])
 
 
+async def test_a_block_that_somebody_else_closes_ends_after_that() -> None:
+    async with echoing() as address:
+        async with manager({"a": address, "b": address}) as net:
+            conn = await net.pool("a").acquire()
+            net.pool("b")
+            closing = asyncio.ensure_future(net.aclose(grace=5))
+            await asyncio.sleep(0.01)
+            asyncio.get_running_loop().call_later(0.02, net._pools["a"].release, conn)
+        assert closing.done()
+        assert conn.is_closing
+        await closing
+
+
+@pytest.mark.may_leak("log")
+async def test_the_second_to_close_may_be_in_a_hurry() -> None:
+    async with echoing() as address, manager({"a": address, "b": address}) as net:
+        first, last = await net.pool("a").acquire(), await net.pool("b").acquire()
+        closing = asyncio.ensure_future(net.aclose(grace=0.05))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await net.aclose(grace=60)
+        await closing
+        assert first.is_closing
+        assert last.is_closing
+
+
 @pytest.mark.may_leak("log")
 async def test_a_block_can_be_cancelled_anywhere() -> None:
     async with echoing() as address:
