@@ -159,8 +159,9 @@ def _as_toml(key: Key, value: object) -> str:
         value = os.fsdecode(value)
     elif value is None:
         value = "off"
-    # The strings of JSON are strings of TOML, too, and so are its numbers, true and false.
-    return json.dumps(value if isinstance(value, (bool, int, float)) else f"{value}")
+    # Strings of JSON are strings of TOML, except for DEL; so are its numbers, true and false.
+    text = json.dumps(value if isinstance(value, (bool, int, float)) else f"{value}", ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
 
 
 # -- For editors -----------------------------------------------------------------------------------------------------

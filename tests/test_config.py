@@ -169,7 +169,10 @@ def test_junk_is_refused_or_taken(tree: Any, environ: dict[str, str]) -> None:
 def test_junk_in_an_endpoint_is_refused_or_taken(defaults: Any, own: Any, functions: Any) -> None:
     with contextlib.suppress(ConfigError):
         made = config.from_mapping({"defaults": defaults, "endpoints": {"db": own}}, functions=functions)
-        assert config.effective("db", made.endpoints["db"])
+        text = config.effective("db", made.endpoints["db"])
+        again = config.from_mapping(tomllib.loads(text)["aioconnect"], functions=functions).endpoints["db"]
+        assert again.connector.endpoint == made.endpoints["db"].connector.endpoint
+        assert again.connector.policy == made.endpoints["db"].connector.policy
 
 
 @few
