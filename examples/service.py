@@ -21,12 +21,6 @@ async def ping(conn: Connection) -> None:
     conn.write(b"ping\n")
 
 
-async def follow(conn: Connection) -> None:
-    print("prices:", (await conn.readline()).decode().strip())
-    while await conn.readline():
-        pass  # answers to the heartbeat
-
-
 async def order(net: ConnectionManager, number: int) -> str:
     async with net.pool("orders").acquire(timeout=1) as conn:
         await conn.send(b"order %d\n" % number)
@@ -34,6 +28,12 @@ async def order(net: ConnectionManager, number: int) -> str:
 
 
 async def serve(net: ConnectionManager, stop: asyncio.Event) -> None:
+    prices: list[bytes] = []
+
+    async def follow(conn: Connection) -> None:
+        while line := await conn.readline():
+            prices.append(line)
+
     following = asyncio.create_task(net.link("prices").run(follow))
     await net.ready("orders", "prices", timeout=5)
     answers = await asyncio.gather(*(order(net, number) for number in range(20)))
@@ -44,6 +44,7 @@ async def serve(net: ConnectionManager, stop: asyncio.Event) -> None:
     print("/readyz", json.dumps(net.health()))
     await net.aclose()
     await following  # ends with its link
+    print(f"closed; ready: {net.health()['ready']}; {len(prices)} prices")
 
 
 async def main() -> None:
@@ -56,12 +57,12 @@ async def main() -> None:
         async with ConnectionManager.from_toml(SETTINGS, environ=places, send={"prices": ping}) as net:
             asyncio.get_running_loop().call_later(0.5, os.kill, os.getpid(), signal.SIGTERM)
             await serve(net, stop)
-            print("closed; ready:", net.health()["ready"])
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    async for line in reader:
-        writer.write(line)
+    with contextlib.suppress(ConnectionError):
+        async for line in reader:
+            writer.write(line)
     writer.close()
 
 

@@ -46,9 +46,8 @@ SAYS = {
     ],
     "service": [
         r"20 answers over [1-4] connections, the last: order 19",
-        "prices: ping",
         r'/readyz {"ready": false, "endpoints": {"orders": .*, "audit": {"state": "unreachable", .*"ECONNREFUSED"}}}',
-        "closed; ready: False",
+        r"closed; ready: False; \d+ prices",
     ],
     "uvloop_service": ["running on (uvloop|asyncio)", "100 answers, the last is 198; 100 connections"],
 }
