@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 import math
 import os
 import pickle
@@ -12,6 +13,7 @@ import random
 import statistics
 import subprocess
 import sys
+import threading
 from array import array
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,13 @@ def test_parts_make_the_whole_exactly() -> None:
     assert simulate(90, 3, 100, parts=3)[0] == outcome
 
 
+def test_parts_tell_the_same_as_the_whole() -> None:
+    """Not to the digit: each part has a queue of its own."""
+    whole, parts = (simulate(400, 10, 40, connect_timeout=1, backlog=26, parts=number)[0] for number in (1, 4))
+    assert parts.attempts == pytest.approx(whole.attempts, rel=0.05)
+    assert parts.until(0.99) == pytest.approx(whole.until(0.99), rel=0.1)
+
+
 def test_there_are_never_more_parts_than_clients() -> None:
     assert simulate(2, 1, 100, parts=5)[0].connected == 2
 
@@ -312,6 +321,24 @@ def test_the_collector_is_as_it_was(enabled: bool) -> None:
     finally:
         gc.enable()
     assert False in during
+
+
+def test_the_log_hears_of_real_servers_only(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("aioconnect")
+
+    def speak(progress: Progress) -> None:
+        if not 0 < progress.share < 1:
+            return
+        logger.warning("here")
+        elsewhere = threading.Thread(target=logger.warning, args=("elsewhere",))
+        elsewhere.start()
+        elsewhere.join()
+
+    # Callers of one client lose a server that has taken others of them.
+    simulate(1, 1, 10, callers=60, connect_timeout=1, progress=speak)
+    assert {record.message for record in caplog.records} == {"elsewhere"}
+    logger.warning("after")
+    assert caplog.records[-1].message == "after"
 
 
 def test_clients_leave_no_cycles() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import random
+import threading
 from array import array
 from collections.abc import Callable, Generator
 from typing import NamedTuple
@@ -38,7 +40,7 @@ class Job(NamedTuple):
 
 def simulated(job: Job, watch: Watch | None = None) -> Outcome:
     """What comes of it. The result depends on the job alone."""
-    with _no_collection():
+    with _no_collection(), _no_log():
         return _Fleet(job, watch).outcome()
 
 
@@ -52,6 +54,28 @@ def _no_collection() -> Generator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+class _OfOtherThreads(logging.Filter):
+    """Lets pass what is said in other threads: connectors there are real."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread != self.here
+
+
+@contextlib.contextmanager
+def _no_log() -> Generator[None]:
+    """Not a word to the log about servers that do not exist."""
+    logger, quiet = logging.getLogger("aioconnect"), _OfOtherThreads()
+    logger.addFilter(quiet)
+    try:
+        yield
+    finally:
+        logger.removeFilter(quiet)
 
 
 class _Fleet:

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
+from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -52,16 +53,18 @@ class _Timer(asyncio.TimerHandle):
             if self._when >= 0:
                 self._loop.timer_cancelled()
 
-    def done(self) -> None:
-        """It is no longer in the heap."""
+    def fetched(self) -> bool:
+        """It waits no more. Whether it is to be called."""
         self._when = -1.0
+        return not self._cancelled
 
 
 def _nothing() -> None:
     """What is left of a timer that was cancelled."""
 
 
-_Entry = tuple[float, int, _Timer]
+_Entry = tuple[float, int, Callable[[], object]]
+"""When, in which order, what: a `_Timer`, or what nobody cancels."""
 
 
 class FleetLoop(asyncio.AbstractEventLoop):
@@ -104,12 +107,11 @@ class FleetLoop(asyncio.AbstractEventLoop):
                 heappush(self._soon, entry)
                 break
             self._waiting -= 1
-            if timer.cancelled():
+            if type(timer) is _Timer and not timer.fetched():
                 self._cancelled -= 1
                 continue
             # What was due before it was asked for is called now.
             self.now = max(self.now, when)
-            timer.done()
             timer()
 
     def _fetch(self) -> bool:
@@ -141,17 +143,21 @@ class FleetLoop(asyncio.AbstractEventLoop):
     ) -> _Timer:
         """As asyncio's."""
         timer = _Timer(when, callback, args, self, context)
+        self.at(when, timer)
+        return timer
+
+    def at(self, when: float, call: Callable[[], object]) -> None:
+        """As `call_at`, for good, and in the context of whoever runs the loop."""
         self._number += 1
         self._waiting += 1
         slot = int(when * _SLOTS)
         if slot <= self._slot:
-            heappush(self._soon, (when, self._number, timer))
+            heappush(self._soon, (when, self._number, call))
         elif (later := self._later.get(slot)) is not None:
-            later.append((when, self._number, timer))
+            later.append((when, self._number, call))
         else:
-            self._later[slot] = [(when, self._number, timer)]
+            self._later[slot] = [(when, self._number, call)]
             heappush(self._order, slot)
-        return timer
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
@@ -168,7 +174,7 @@ class FleetLoop(asyncio.AbstractEventLoop):
     def _sweep(self) -> None:
         # Slots that are empty now are passed over when their time comes.
         for entries in (self._soon, *self._later.values()):
-            entries[:] = [entry for entry in entries if not entry[2].cancelled()]
+            entries[:] = [entry for entry in entries if type(entry[2]) is not _Timer or not entry[2].cancelled()]
         heapify(self._soon)
         self._waiting -= self._cancelled
         self._cancelled = 0
@@ -183,7 +189,7 @@ class FleetLoop(asyncio.AbstractEventLoop):
 
     def add_writer(self, fd: Any, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
         """As asyncio's, for the sockets of the network."""
-        fd.watcher = _Timer(-1.0, callback, args, self, None)
+        fd.watcher = partial(callback, *args)
 
     def remove_writer(self, fd: Any) -> bool:
         """As asyncio's, for the sockets of the network."""

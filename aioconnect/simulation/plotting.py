@@ -94,7 +94,8 @@ def _draw_rates(axes: Any, outcome: Outcome, edges: list[float], heights: list[f
 
 def _draw_connected(axes: Any, outcomes: Sequence[Outcome], scenario: Scenario, end: float) -> None:
     wanted = scenario.connections
-    axes.plot([0, scenario.floor], [0, 100], color=_FAINT, linestyle="--", linewidth=1, label="floor")
+    # On top: the best policies hide it.
+    axes.plot([0, scenario.floor], [0, 100], color=_INK, linestyle=":", linewidth=1.6, label="floor", zorder=5)
     for number, outcome in enumerate(outcomes):
         every = max(1, outcome.connected // 400)
         times = [0.0, *outcome.times[every - 1 :: every], *outcome.times[-1:], end]

@@ -9,13 +9,13 @@ queue, and costs the server as much as any other: as in life.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import errno
 import hashlib
 import math
 import socket
 from array import array
 from collections import deque
+from functools import partial
 from typing import Any
 
 from aioconnect.simulation.loop import FleetLoop
@@ -92,7 +92,6 @@ class CrowdedServer:
         self._interval = 1 / scenario.accept_rate
         self._free_at = scenario.outage
         self._queue: deque[CrowdSocket] = deque()
-        self._context = contextvars.copy_context()
         self._times = array("d")
         self._hash = hashlib.sha256()
 
@@ -107,7 +106,7 @@ class CrowdedServer:
     def send_syn(self, sock: CrowdSocket) -> None:
         """A client begins a connect."""
         loop = self.loop
-        loop.call_at(loop.now + self._half, self._connect, sock, context=self._context)
+        loop.at(loop.now + self._half, partial(self._connect, sock))
 
     def digest(self, connected: array[float]) -> str:
         """A hash of the times of all attempts, and of those."""
@@ -148,15 +147,15 @@ class CrowdedServer:
         else:
             self._queue.append(sock)
             if len(self._queue) == 1:
-                self.loop.call_at(max(now, self._free_at), self._accept, context=self._context)
+                self.loop.at(max(now, self._free_at), self._accept)
 
     def _silent(self, sock: CrowdSocket, resent: int) -> None:
         """The SYN is lost: the client's kernel sends another one, or gives up after the last."""
         due = self.loop.now + 2.0**resent
         if resent < _LAST_SYN:
-            sock.timer = self.loop.call_at(due, self._arrived, sock, resent + 1, context=self._context)
+            sock.timer = self.loop.call_at(due, self._arrived, sock, resent + 1)
         else:
-            sock.timer = self.loop.call_at(due, sock.answer, errno.ETIMEDOUT, context=self._context)
+            sock.timer = self.loop.call_at(due, sock.answer, errno.ETIMEDOUT)
 
     def _accept(self) -> None:
         sock = self._queue.popleft()
@@ -167,8 +166,8 @@ class CrowdedServer:
         else:
             self._answer(sock, 0)
         if self._queue:
-            self.loop.call_at(self._free_at, self._accept, context=self._context)
+            self.loop.at(self._free_at, self._accept)
 
     def _answer(self, sock: CrowdSocket, number: int) -> None:
         loop = self.loop
-        loop.call_at(loop.now + self._half, sock.answer, number, context=self._context)
+        loop.at(loop.now + self._half, partial(sock.answer, number))
