@@ -156,7 +156,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def run_block(block: Block, names: dict[str, Any]) -> tuple[str, bool]:
     """What it prints, and whether an exception ends it; of that, what stands below the traceback."""
     failed = False
-    code = compile(block.body, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(block.body, "app.py", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             if code.co_flags & inspect.CO_COROUTINE:
@@ -172,11 +172,14 @@ def run_block(block: Block, names: dict[str, Any]) -> tuple[str, bool]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("world")
-def test_the_programs_print_what_is_shown() -> None:
-    """In one namespace, as a reader goes on with what stands above."""
+def test_the_programs_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one namespace, as a reader goes on with what stands above; a file shown is there from then on."""
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     wrong: list[str] = []
     for block in BLOCKS:
+        if block.language == "toml":
+            Path("service.toml").write_text(block.body)
         if block.language != "python":
             continue
         if "import uvloop" in block.body and importlib.util.find_spec("uvloop") is None:
@@ -209,8 +212,8 @@ def test_the_endpoints_shown_are_endpoints() -> None:
     (block,) = (each for each in BLOCKS if "unix:///run/app.sock" in each.body)
     assert block.language == "text"
     for line in block.body.splitlines():
-        for text in re.findall(r"(?:tcp|tls|unix):\S+|\w\S*:\d+", line):
-            if text != "unix://@name":
+        for text in re.findall(r"(?:srv\+)?(?:tcp|tls|unix):\S+|\w\S*:\d+", line):
+            if text not in {"unix://@name", "srv+tls://"}:
                 assert str(aioconnect.Endpoint.parse(text.rstrip(","))), text
 
 
