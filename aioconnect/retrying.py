@@ -316,7 +316,8 @@ class Call:
         return self._charged()
 
     def _drawn(self, wait: Callable[[RetryCallState], float]) -> float:
-        return _checked(wait.delay(self.count, self.upcoming) if type(wait) is Backoff else wait(self._told()))
+        backoff: Any = wait
+        return _checked(backoff.delay(self.count, self.upcoming) if type(wait) is Backoff else wait(self._told()))
 
     def _told(self) -> RetryCallState:
         """Tenacity's state of this call, up to date: only for strategies that read it, and a `Backoff` does not."""

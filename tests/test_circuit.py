@@ -22,7 +22,7 @@ import pytest
 import tenacity
 
 import aioconnect
-from aioconnect import Backoff, CircuitBreaker, Connector, Endpoint, Policy, RetryBudget, errors
+from aioconnect import Backoff, CircuitBreaker, Connection, Connector, Endpoint, NotReady, Policy, RetryBudget, errors
 from aioconnect.testing import network as simulated
 from aioconnect.testing.running import run
 from tests.support.clock import VirtualLoop, virtual
@@ -1010,3 +1010,73 @@ async def test_a_budget_is_spent_by_all_who_share_it() -> None:
     await outcome(first.dial())
     await outcome(second.dial())
     assert len(network.started) == 2 + 3
+
+
+# ------------------------------------------------------------------------------------------ prepare
+
+
+@pytest.mark.parametrize("raised", [LookupError("a bug"), NotReady("warming up"), asyncio.CancelledError()], ids=repr)
+def test_a_probe_whose_prepare_fails(raised: BaseException) -> None:
+    """A foreign exception is the call's own affair, as a cancellation is: the lease goes to the next in line."""
+    network = simulated.Network(latency=0.01)
+    server = network.serve("db", 80)
+    server.stop()
+    made = 0
+
+    async def prepare(_: Connection) -> None:
+        nonlocal made
+        made += 1
+        if made == 1:
+            await asyncio.sleep(0.1)
+            raise raised
+
+    async def main() -> None:
+        connector = Connector("tcp://db:80", EVEN.replace(breaker=ONE), prepare)
+        await opened(once(connector))
+        server.start()
+        first, second = (asyncio.ensure_future(connector.connect()) for _ in range(2))
+        ends = await asyncio.gather(first, second, return_exceptions=True)
+        if isinstance(raised, NotReady):
+            # Permanent under this policy: to all.
+            assert [type(end) for end in ends] == [NotReady, NotReady]
+            assert [end.stop_reason for end in ends if isinstance(end, NotReady)] == ["permanent"] * 2
+            return
+        assert ends[0] is raised or isinstance(ends[0], asyncio.CancelledError)
+        assert isinstance(ends[1], Connection)
+        assert asyncio.get_running_loop().time() < 1.3
+        assert connector.circuit.state == "closed"
+        ends[1].abort()
+        await asyncio.sleep(1)
+
+    run(main(), network=network)
+
+
+def test_a_prepare_that_loses_its_probe() -> None:
+    """It swallows its time limit, and comes back long after its lease: what it says then still holds."""
+    network = simulated.Network(latency=0.01)
+    server = network.serve("db", 80)
+    server.stop()
+    made = 0
+
+    async def prepare(connection: Connection) -> None:
+        nonlocal made
+        made += 1
+        if made == 1:
+            for _ in range(6):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)
+
+    async def main() -> None:
+        connector = Connector("tcp://db:80", EVEN.replace(breaker=ONE, attempt_timeout=2), prepare)
+        await opened(once(connector))
+        server.start()
+        first, second = (asyncio.ensure_future(connector.connect()) for _ in range(2))
+        (await second).abort()
+        # The probe of the other began at 1 s; its lease was for a second more than its attempt.
+        assert 4 <= asyncio.get_running_loop().time() < 4.2
+        assert connector.circuit.state == "closed"
+        (await first).abort()
+        assert_at_rest(connector)
+        await asyncio.sleep(1)
+
+    run(main(), network=network)

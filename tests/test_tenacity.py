@@ -357,9 +357,9 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "the wait comes before the decision": [(DECIDE, HOLD + WAIT + DECIDE)],
     "attempts are counted from 0": [("state.attempt_number = self.count\n", "state.attempt_number = self.count - 1\n")],
     "one attempt too many": [("self.count >= rules.max_attempts", "self.count > rules.max_attempts")],
-    "a Backoff counts from 0": [("wait.delay(self.count, ", "wait.delay(self.count - 1, ")],
+    "a Backoff counts from 0": [("backoff.delay(self.count, ", "backoff.delay(self.count - 1, ")],
     "the previous wait is forgotten": [("state.upcoming_sleep = self.upcoming", "state.upcoming_sleep = 0.0")],
-    "a Backoff forgets the previous wait": [("wait.delay(self.count, self.upcoming)", "wait.delay(self.count)")],
+    "a Backoff forgets the previous wait": [("backoff.delay(self.count, self.upcoming)", "backoff.delay(self.count)")],
     "a state is of the failure before": [("if state.outcome is None and ", "if state.attempt_number == 1 and ")],
     "what was slept is not added up": [("self.idle += pause", "self.idle = pause")],
     "time counts from the first failure": [
