@@ -128,16 +128,17 @@ class Books:
 
     # -- Dials ---------------------------------------------------------------------------------------------------
 
-    def dials_due(self, waiting: int, least: int = 0) -> int:
+    def dials_due(self, waiting: int, least: int = 0, *, failing: bool = False) -> int:
         """How many dials to begin for so many callers in line; negative if more are under way than anybody wants.
 
-        ``least``: connections that have to be there for the moment, as with ``min_size``.
+        ``least``: connections that have to be there for the moment, as with ``min_size``. ``failing``: the last dial
+        was no good, so one at a time will do.
         """
         limits, there = self.limits, len(self.entries)
         wanted = min(max(waiting, limits.min_size - there, least - there), limits.max_size - there)
         if self.connecting > wanted:
             return wanted - self.connecting
-        return max(0, min(wanted, limits.max_connecting) - self.connecting)
+        return max(0, min(wanted, 1 if failing else limits.max_connecting) - self.connecting)
 
     def dial_begins(self, now: float) -> None:
         """A slot is taken."""

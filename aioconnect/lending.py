@@ -55,6 +55,8 @@ class Settings(NamedTuple):
     check: Hook | None
     reset: Hook | None
     hook_timeout: float
+    fails_fast: bool
+    """Whether an open circuit is told to a caller who could only wait for it."""
 
 
 class Lending:
@@ -140,6 +142,8 @@ class Lending:
             return entry
         if self.closed:
             raise self._is_closed()
+        if settings.fails_fast and not books.entries:
+            self._refuse_if_open(began)
         if len(line.places) >= settings.max_waiting and line.waiting >= settings.max_waiting:
             books.shed += 1
             raise self._refusal(PoolFull, borrower)
@@ -300,7 +304,8 @@ class Lending:
             return
         least = max(self._expecting.values()) if self._expecting else 0
         dialer = self._patient if least else self._dialer
-        for _ in range(self.books.dials_due(len(self.line.places), least)):
+        failing = self.connector.circuit.failures > 0
+        for _ in range(self.books.dials_due(len(self.line.places), least, failing=failing)):
             self.books.dial_begins(self._now())
             self._start(dialer.connect(wait=True), self._dialed)
 
@@ -501,6 +506,14 @@ class Lending:
         error = cls(text, endpoint=self.connector.endpoint.place, elapsed=now - borrower.began, pool=state)
         error.__cause__ = self.connector.circuit.last_error
         return error
+
+    def _refuse_if_open(self, now: float) -> None:
+        circuit = self.connector.circuit
+        if circuit.since is not None and now < circuit.probe_due:
+            place = self.connector.endpoint.place
+            raise circuit.refusal(now).replace(
+                endpoint=place, elapsed=0.0, stop_reason="circuit"
+            ) from circuit.last_error
 
     def _is_closed(self) -> PoolClosed:
         return PoolClosed(f"the pool of {self.connector.endpoint.place} is closed")

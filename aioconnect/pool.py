@@ -172,7 +172,9 @@ class Pool:
         problems.raise_any()
         self.connector = connector
         self._books = Books(limits)
-        settings = Settings(most, _or_never(connector.policy.timeout), check, reset, hook_limit)
+        breaker = connector.policy.breaker
+        fails_fast = breaker is not None and breaker.when_open == "fail"
+        settings = Settings(most, _or_never(connector.policy.timeout), check, reset, hook_limit, fails_fast)
         self._lending = Lending(connector, self._books, settings)
 
     def acquire(self, timeout: float | str | None = None) -> Acquiring:
@@ -180,7 +182,8 @@ class Pool:
 
         ``conn = await pool.acquire()`` leaves that to `release`. ``timeout``: seconds; the policy's if it is not given,
         0 to get one that is idle or none. Raises `PoolTimeout`, which says who has the connections and what hinders new
-        ones, `PoolFull`, `PoolClosed`, and a `ConnectError` that is not retried.
+        ones, `PoolFull`, `PoolClosed`, a `ConnectError` that is not retried, and `CircuitOpen` if there is no
+        connection and the policy's breaker says to fail.
         """
         if timeout is not None and not (isinstance(timeout, float) and 0.0 <= timeout < math.inf):
             timeout = seconds("timeout", timeout, zero=True)

@@ -509,6 +509,15 @@ async def test_one_loss_to_the_network_makes_all_suspect() -> None:
         assert pool.connector.losses == 1
 
 
+async def test_what_is_lost_in_use_is_not_kept() -> None:
+    async with lines() as server, pool_of(server) as pool:
+        async with pool.acquire() as conn:
+            conn.abort()
+            await asyncio.sleep(0.01)
+        assert pool.stats().closed == {"lost": 1}
+        assert pool.stats().idle == 0
+
+
 async def test_a_loss_that_another_user_of_the_connector_met_counts_too() -> None:
     async with lines() as server, pool_of(server) as pool:
         await pool.ready(2)
@@ -613,6 +622,22 @@ async def test_cancelled_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool.stats().closed == {"check": 1}
         books_are_right(pool)
         assert server.accepted == 1
+
+
+async def test_drained_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", -1.0)
+
+    async def check(connection: Connection) -> None:
+        await asyncio.sleep(0.02)
+
+    async with lines() as server, pool_of(server, max_size=1, check=check) as pool:
+        await pool.ready()
+        task = asyncio.create_task(pool.acquire())
+        await turns()
+        pool.drain()
+        pool.release(await task)
+        assert pool.stats().closed == {"drained": 1}
+        assert pool.stats().created == 2
 
 
 async def test_those_who_came_during_a_check_stand_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -733,6 +758,20 @@ async def test_one_who_comes_when_a_dial_has_just_been_given_up_gets_another(way
         await asyncio.wait(late)
         assert isinstance(late[0].exception(), PoolTimeout)
         assert connector.stats().attempts > before + 1
+
+
+async def test_a_dial_that_somebody_else_cancels_is_begun_anew_for_those_who_wait() -> None:
+    async with lines() as server:
+        server.greeting = 0.02
+        async with pool_of(server, prepare=hello) as pool:
+            caller = asyncio.create_task(pool.acquire())
+            await turns()
+            for task in asyncio.all_tasks():
+                if task.get_name().startswith("pool of"):
+                    task.cancel()
+            pool.release(await caller)
+            books_are_right(pool)
+            assert pool.stats().idle == 1
 
 
 async def test_min_size_is_kept() -> None:

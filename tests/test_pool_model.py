@@ -1,0 +1,325 @@
+"""A pool through outages, and under anything in any order, in virtual time over a simulated network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aioconnect import Backoff, CircuitBreaker, Connection, Connector, Policy, Pool, PoolTimeout
+from aioconnect.errors import CircuitOpen
+from aioconnect.testing import Echo, Network, SimulatedLoop, virtual
+from tests.support.pools import books_are_right
+
+PLACE = "10.0.0.1"
+CAP = 5.0
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def policy(seed: int, **changes: Any) -> Policy:
+    return Policy(wait=Backoff(initial=0.1, maximum=CAP, uniform=random.Random(seed).uniform)).replace(**changes)
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network(latency="2ms")
+
+
+async def call(pool: Pool, word: bytes, timeout: float) -> None:
+    async with pool.acquire(timeout) as connection:
+        await connection.send(word)
+        assert await connection.readexactly(len(word)) == word
+
+
+# Outages
+
+
+@pytest.mark.parametrize("live", ["close", "reset", "vanish"])
+@pytest.mark.parametrize("down", [0.0, 20.0, 40.0])
+@virtual
+async def test_after_an_outage_within_one_capped_wait(network: Network, down: float, live: Any) -> None:
+    server = network.serve(PLACE, 80, Echo)
+    async with Pool(Connector(f"{PLACE}:80", policy(seed=int(down)))) as pool:
+        await pool.ready(10)
+        await asyncio.sleep(5)
+        server.stop(live)
+        back = now() + down
+        network.at(back, server.start)
+        await asyncio.sleep(0.002)
+        failures = 0
+        while True:
+            try:
+                await call(pool, b"word", 60)
+                break
+            except OSError:
+                failures += 1
+        # What vanished cannot be told from what is slow, until it is written to.
+        assert failures <= (1 if live == "vanish" else 0)
+        assert now() - back <= CAP + 0.1
+        if not down:
+            assert now() - back < 0.05
+
+
+@virtual
+async def test_at_once_when_told_that_the_server_is_back(network: Network) -> None:
+    server = network.serve(PLACE, 80, Echo)
+    async with Pool(Connector(f"{PLACE}:80", policy(seed=1, wait=Backoff(5, 5, jitter="none")))) as pool:
+        await pool.ready(3)
+        server.stop("reset")
+        await asyncio.sleep(0.002)
+        waiting = asyncio.create_task(call(pool, b"word", 60))
+        await asyncio.sleep(38.5)
+        server.start()
+        pool.connector.retry_now()
+        began = now()
+        await waiting
+        assert now() - began < 0.05
+
+
+@pytest.mark.parametrize("callers", [5, 50])
+@virtual
+async def test_connects_at_a_dead_server_are_those_of_the_schedule(network: Network, callers: int) -> None:
+    network.host(PLACE)
+    connector = Connector(f"{PLACE}:80", policy(seed=callers))
+    async with Pool(connector) as pool:
+
+        async def caller() -> None:
+            while now() < 60:
+                with contextlib.suppress(PoolTimeout):
+                    await call(pool, b"word", 0.5)
+                await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        # The first few, then one for each wait of the schedule, of which the mean is half the cap.
+        assert 20 <= connector.stats().attempts <= 50
+        books_are_right(pool)
+
+
+@virtual
+async def test_a_server_that_accepts_and_hangs_up_is_met_by_the_schedule_too(network: Network) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = network.serve(PLACE, 80, hang_up)
+    connector = Connector(f"{PLACE}:80", policy(seed=2))
+    async with Pool(connector, min_size=3) as pool:
+
+        async def caller() -> None:
+            while now() < 30:
+                with contextlib.suppress(OSError):
+                    await call(pool, b"word", 0.5)
+                await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(caller() for _ in range(50)))
+        assert server.accepted <= 100
+        books_are_right(pool)
+
+
+@virtual
+async def test_where_the_policy_says_fail_an_open_circuit_is_told_at_once(network: Network) -> None:
+    network.host(PLACE)
+    failing = policy(seed=3, breaker=CircuitBreaker(failures=2, when_open="fail"))
+    async with Pool(Connector(f"{PLACE}:80", failing)) as pool:
+        with pytest.raises(PoolTimeout):
+            await call(pool, b"word", 2)
+        while pool.connector.circuit.probe_due <= now():
+            await asyncio.sleep(0.01)
+        began = now()
+        with pytest.raises(CircuitOpen) as caught:
+            await call(pool, b"word", 60)
+        assert now() == began
+        assert caught.value.__cause__ is not None
+        assert caught.value.retry_in is not None
+        # And yet somebody finds out when it is back.
+        network.serve(PLACE, 80, Echo)
+        end = now() + CAP + 1
+        while now() < end and pool.stats().acquired == 0:
+            with contextlib.suppress(CircuitOpen):
+                await call(pool, b"word", 60)
+            await asyncio.sleep(0.1)
+        assert pool.stats().acquired == 1
+
+
+# Anything in any order
+
+
+class PoolMachine(RuleBasedStateMachine):
+    @initialize(
+        min_size=st.integers(0, 2),
+        max_size=st.integers(1, 4),
+        max_waiting=st.sampled_from([None, 2]),
+        reset=st.booleans(),
+        check=st.booleans(),
+        seed=st.integers(0, 99),
+    )
+    def start(self, min_size: int, max_size: int, max_waiting: int | None, reset: bool, check: bool, seed: int) -> None:
+        self.network = Network(latency="10ms", seed=seed)
+        self.loop = SimulatedLoop(self.network)
+        self.server = self.network.serve(PLACE, 80, Echo)
+        self.asking: list[asyncio.Task[Connection]] = []
+        self.held: list[Connection] = []
+        self.word = 0
+        self.size = max_size
+        connector = Connector(f"{PLACE}:80", policy(seed))
+        hooks: dict[str, Any] = {"reset": self.ping if reset else None, "check": self.ping if check else None}
+        self.pool = Pool(
+            connector, min(min_size, max_size), max_size, max_waiting, max_idle=30, max_lifetime=100, **hooks
+        )
+        self.run(0)
+
+    async def ping(self, connection: Connection) -> None:
+        self.word += 1
+        word = b"%09d" % self.word
+        await connection.send(word)
+        assert await connection.readexactly(9) == word, "somebody else's reply"
+
+    def run(self, seconds: float) -> None:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        for task in [task for task in self.asking if task.done()]:
+            self.asking.remove(task)
+            if not task.cancelled() and task.exception() is None:
+                self.held.append(task.result())
+            elif not task.cancelled():
+                assert isinstance(task.exception(), OSError), task.exception()
+
+    @rule(timeout=st.sampled_from([None, 0.0, 0.05, 2.0, 30.0]), then=st.sampled_from([0, 0.05]))
+    def acquire(self, timeout: float | None, then: float) -> None:
+        async def get() -> Connection:
+            return await self.pool.acquire(timeout)
+
+        self.asking.append(self.loop.create_task(get()))
+        self.run(then)
+
+    @precondition(lambda self: self.asking)
+    @rule(data=st.data(), twice=st.booleans())
+    def cancel(self, data: st.DataObject, twice: bool) -> None:
+        task = data.draw(st.sampled_from(self.asking))
+        for _ in range(1 + twice):
+            task.cancel()
+        self.run(0)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), broken=st.booleans())
+    def give_back(self, data: st.DataObject, broken: bool) -> None:
+        connection = data.draw(st.sampled_from(self.held))
+        self.held.remove(connection)
+
+        async def release() -> None:
+            if broken:
+                connection.abort()
+            self.pool.release(connection)
+
+        self.loop.run_until_complete(release())
+        self.run(0)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), turns=st.integers(0, 2))
+    def hand_over_to_one_who_is_cancelled(self, data: st.DataObject, turns: int) -> None:
+        connection = data.draw(st.sampled_from(self.held))
+        self.held.remove(connection)
+        self.acquire(30.0, then=0)
+
+        async def hand_over() -> None:
+            self.pool.release(connection)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in self.asking:
+                task.cancel()
+
+        self.loop.run_until_complete(hand_over())
+        self.run(0)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def talk(self, data: st.DataObject) -> None:
+        connection = data.draw(st.sampled_from(self.held))
+
+        async def exchange() -> None:
+            try:
+                async with asyncio.timeout(1):
+                    await self.ping(connection)
+            except (OSError, TimeoutError):
+                connection.abort()
+
+        self.loop.run_until_complete(exchange())
+        self.run(0)
+
+    @rule(live=st.sampled_from(["close", "reset", "vanish", "keep"]))
+    def server_down(self, live: Any) -> None:
+        self.server.stop(live)
+
+    @rule()
+    def server_up(self) -> None:
+        self.server.start()
+
+    @rule(seconds=st.sampled_from([0, 0.005, 0.02, 0.3, 1.5, 20, 70]))
+    def time_passes(self, seconds: float) -> None:
+        self.run(seconds)
+
+    @rule()
+    def drain(self) -> None:
+        async def drain() -> None:
+            self.pool.drain()
+
+        self.loop.run_until_complete(drain())
+        self.run(0)
+
+    @rule()
+    def retry_now(self) -> None:
+        self.pool.connector.retry_now()
+
+    @invariant()
+    def books(self) -> None:
+        if hasattr(self, "pool"):
+            books_are_right(self.pool)
+            assert len({id(connection) for connection in self.held}) == len(self.held), "lent twice"
+            for entry in self.pool._books.entries.values():
+                task: Any = entry.borrower and entry.borrower.task
+                assert not task or not task.done() or entry.connection in self.held, "a slot is lost"
+
+    def teardown(self) -> None:
+        if hasattr(self, "pool"):
+            try:
+                self.loop.run_until_complete(self.end())
+                assert not asyncio.all_tasks(self.loop)
+                self.run(5)
+            finally:
+                self.loop.close()
+
+    async def end(self) -> None:
+        """All connections come back, and so does the server: then every slot works."""
+        for task in self.asking:
+            task.cancel()
+        await asyncio.gather(*self.asking, return_exceptions=True)
+        for task in self.asking:
+            if not task.cancelled() and task.exception() is None:
+                self.held.append(task.result())
+        self.asking.clear()
+        for connection in self.held:
+            self.pool.release(connection)
+        self.server.start()
+        self.pool.connector.retry_now()
+        await asyncio.sleep(6)  # a dial may have met a server that vanished since
+        self.pool.drain()
+        await self.pool.ready(self.size, timeout=60)
+        held = [await self.pool.acquire(timeout=10) for _ in range(self.size)]
+        for connection in held:
+            await self.ping(connection)
+        books_are_right(self.pool)
+        for connection in held:
+            self.pool.release(connection)
+        assert await self.pool.aclose() == ()
+        assert self.pool.stats().size == 0
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
