@@ -63,6 +63,10 @@ def _nothing() -> None:
     """What is left of a timer that was cancelled."""
 
 
+def _is_cancelled(timer: Callable[[], object]) -> bool:
+    return isinstance(timer, _Timer) and timer.cancelled()
+
+
 _Entry = tuple[float, int, Callable[[], object]]
 """When, in which order, what: a `_Timer`, or what nobody cancels."""
 
@@ -107,7 +111,7 @@ class FleetLoop(asyncio.AbstractEventLoop):
                 heappush(self._soon, entry)
                 break
             self._waiting -= 1
-            if type(timer) is _Timer and not timer.fetched():
+            if isinstance(timer, _Timer) and not timer.fetched():
                 self._cancelled -= 1
                 continue
             # What was due before it was asked for is called now.
@@ -174,7 +178,7 @@ class FleetLoop(asyncio.AbstractEventLoop):
     def _sweep(self) -> None:
         # Slots that are empty now are passed over when their time comes.
         for entries in (self._soon, *self._later.values()):
-            entries[:] = [entry for entry in entries if type(entry[2]) is not _Timer or not entry[2].cancelled()]
+            entries[:] = [entry for entry in entries if not _is_cancelled(entry[2])]
         heapify(self._soon)
         self._waiting -= self._cancelled
         self._cancelled = 0
