@@ -125,9 +125,10 @@ class AddressBook:
 
     def forget(self) -> None:
         """None of the addresses could be reached: ask anew next time. What was learnt about them stays."""
-        for query in self._names.every:
-            self._resolver.forget(query)
-        self._names.forget()
+        if self._fixed is None:
+            for query in self._names.every:
+                self._resolver.forget(query)
+            self._names.forget()
 
     def rebind(self) -> None:
         """Another event loop: forget what was kept for times of the old one's clock."""

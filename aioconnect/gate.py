@@ -203,6 +203,8 @@ class Gate(_Line):
         """Let in whom there is room for. To be called whenever the circuit has changed."""
         circuit = self.circuit
         self.size = min(self.most, circuit.window)
+        if not self._line and self._timer is None:
+            return
         due = math.inf
         while self.inside < self.most and (place := self._first()) is not None:
             turn: object = _GO
