@@ -344,8 +344,9 @@ class Connector:
             if not record.circuit.healthy:
                 self._recovered(loop.time())
         except Exception as exc:
-            error = record.book.failed(exc, addresses, loop.time(), self.policy)
-            self._failed(error, number, began, lease)
+            now = loop.time()
+            error = record.book.failed(exc, addresses, now, self.policy)
+            self._failed(error, number, began, now, lease)
             if error is exc:
                 raise
             raise error from exc
@@ -412,8 +413,7 @@ class Connector:
 
     # -- What is learnt, and told --------------------------------------------------------------------------------
 
-    def _failed(self, exc: Exception, number: int, began: float, lease: object | None) -> None:
-        now = asyncio.get_running_loop().time()
+    def _failed(self, exc: Exception, number: int, began: float, now: float, lease: object | None) -> None:
         opened = False
         if isinstance(exc, NetworkError):
             if exc.elapsed is None:
