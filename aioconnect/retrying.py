@@ -454,12 +454,14 @@ def _forget_frames(error: NetworkError) -> None:
     while queue:
         each = queue.pop()
         each.__traceback__ = None
-        if each.__context__ is handled:
+        if handled is not None and each.__context__ is handled:
             each.__context__ = None
-        for behind in (each.__cause__, each.__context__, *_within(each)):
-            if behind is not None and id(behind) not in seen:
-                seen.add(id(behind))
-                queue.append(behind)
+        behind = [each.__cause__, each.__context__]
+        behind += _within(each)
+        for one in behind:
+            if one is not None and id(one) not in seen:
+                seen.add(id(one))
+                queue.append(one)
 
 
 def _within(exc: BaseException) -> Sequence[BaseException]:

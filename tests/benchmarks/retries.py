@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import tenacity
 
-from aioconnect import Policy
+from aioconnect import Backoff, Policy
 from aioconnect.errors import ConnectRefused
+from aioconnect.retrying import retry
 from tests.benchmarks.measure import Batch, Effort, Row, Samples, alternate, middle
 
 __all__ = ("retries",)
@@ -61,7 +62,22 @@ async def by_hand(attempt: Attempt) -> int:
 
 
 def ours() -> Retry:
+    return Policy(wait=Backoff(0, 0)).call
+
+
+def ours_by_tenacity() -> Retry:
+    """With a strategy of tenacity's, for which its state is made."""
     return Policy(wait=tenacity.wait_none()).call
+
+
+def engine() -> Retry:
+    """The loop alone, as a connector uses it: the attempt sees to its own time limit."""
+    policy = Policy(wait=Backoff(0, 0))
+
+    def call(attempt: Attempt) -> Coroutine[Any, Any, int]:
+        return retry(policy, lambda *_: attempt(), policy.timeout)
+
+    return call
 
 
 def theirs() -> Retry:
@@ -74,11 +90,16 @@ def theirs() -> Retry:
     )
 
 
-ENGINES: dict[str, Callable[[], Retry]] = {"ours": ours, "tenacity": theirs, "by hand": lambda: by_hand}
+ENGINES: dict[str, Callable[[], Retry]] = {
+    "engine": engine,
+    "policy.call": ours,
+    "policy.call, wait_none": ours_by_tenacity,
+    "tenacity": theirs,
+    "by hand": lambda: by_hand,
+}
 SCRIPTS = {
     "none": (0, raw),
     "first typed": (1, typed),
-    "first raw": (1, raw),
     "typed": (FAILURES, typed),
     "raw": (FAILURES, raw),
 }
@@ -125,14 +146,16 @@ async def retries(loop: str, effort: Effort) -> list[Row]:
     batches |= {f"{engine}: success": awaited(make(), effort.calls) for engine, make in ENGINES.items()}
     taken = await alternate(batches, effort)
     rows: list[Row] = []
-    for script, failures, title, bar in (
-        ("success", 1, "a call that succeeds", 1.0),
-        ("typed", FAILURES, "a failed attempt, typed error", 8.0),
-        ("raw", FAILURES, "a failed attempt, ConnectionRefusedError", 8.0),
-        ("first typed", 1, "the first failed attempt of a call, typed error", None),
-        ("first raw", 1, "the first failed attempt of a call, ConnectionRefusedError", None),
+    for who, script, failures, title, bar in (
+        ("engine", "success", 1, "the engine: a call that succeeds", 1.0),
+        ("engine", "typed", FAILURES, "the engine: a failed attempt, typed error", 8.0),
+        ("policy.call", "success", 1, "policy.call: a call that succeeds", 1.0),
+        ("policy.call", "typed", FAILURES, "policy.call: a failed attempt, typed error", 8.0),
+        ("policy.call", "raw", FAILURES, "policy.call: a failed attempt, ConnectionRefusedError", 8.0),
+        ("policy.call, wait_none", "typed", FAILURES, "policy.call: the same, typed, with tenacity's wait_none", None),
+        ("policy.call", "first typed", 1, "policy.call: the first failed attempt of a call, typed error", None),
     ):
-        alone, mine, their = (cost(taken, engine, script, failures) for engine in ("by hand", "ours", "tenacity"))
+        alone, mine, their = (cost(taken, each, script, failures) for each in ("by hand", who, "tenacity"))
         row = Row("6", title, loop, "us", mine.value, bar, mine.low, mine.high, ours=mine.value, theirs=their.value)
         rows.append(row._replace(note=f"best batch {mine.best:.1f} us; a loop written by hand {alone.value:.1f} us"))
     return rows
