@@ -18,7 +18,6 @@ import ssl
 import sys
 from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, SupportsIndex, cast
 
@@ -463,7 +462,7 @@ class Connection:
         """
         settings = TLS(context=tls) if isinstance(tls, ssl.SSLContext) else tls or TLS()
         if server_hostname is not None:
-            settings = replace(settings, server_hostname=server_hostname)
+            settings = settings.replace(server_hostname=server_hostname)
         hostname = self.endpoint.replace(tls=settings).server_hostname()
         context = ContextCache(settings).get()
         limit = math.inf if timeout is None else asyncio.get_running_loop().time() + seconds("timeout", timeout)

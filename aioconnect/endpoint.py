@@ -13,13 +13,13 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, cast
 
 from aioconnect import hosts, urls, validation
 from aioconnect.hosts import Target
 from aioconnect.validation import Problems
+from aioconnect.values import Value
 
 __all__ = ("OPTIONS", "TLS", "Endpoint", "Keepalive", "Target")
 
@@ -62,13 +62,14 @@ _SHORTEST_DELAY = 0.01
 _LARGEST_INT = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class Keepalive:
+class Keepalive(Value):
     """TCP keepalive: a probe after ``idle`` seconds of silence, then every ``interval``, ``count`` in all.
 
     The defaults are Go's; with Linux's own a dead peer is noticed after two hours. The kernel counts whole
     seconds (tcp(7)), so whoever sets the options rounds up.
     """
+
+    __slots__ = ("idle", "interval", "count")
 
     idle: float
     interval: float
@@ -82,15 +83,14 @@ class Keepalive:
             "count": validation.check_integer(problems, "count", count, 1, _MOST_PROBES),
         }
         problems.raise_any()
-        _freeze(self, values)
+        self._freeze(**values)
 
     def __str__(self) -> str:
         """The text form, ``IDLE:INTERVAL:COUNT``."""
         return f"{_option_text(self.idle)}:{_option_text(self.interval)}:{self.count}"
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
-class TLS:
+class TLS(Value):
     """How to speak TLS. The peer is always verified, unless a ``context`` that you made says otherwise.
 
     - ``ca_file``: PEM file of the authorities to trust instead of the system's.
@@ -105,6 +105,18 @@ class TLS:
     >>> TLS(alpn="h2,http/1.1", handshake_timeout="5s")
     TLS(alpn=('h2', 'http/1.1'), handshake_timeout=5.0)
     """
+
+    __slots__ = (
+        "ca_file",
+        "cert_file",
+        "key_file",
+        "server_hostname",
+        "alpn",
+        "minimum_version",
+        "handshake_timeout",
+        "shutdown_timeout",
+        "context",
+    )
 
     ca_file: str | None
     cert_file: str | None
@@ -144,7 +156,7 @@ class TLS:
         }
         _check_tls(problems, values)
         problems.raise_any()
-        _freeze(self, values)
+        self._freeze(**values)
 
     def __repr__(self) -> str:
         shown = {name: value for name, value in _changed(self, _PLAIN_TLS).items() if name != "context"}
@@ -152,8 +164,7 @@ class TLS:
         return f"TLS({', '.join([*parts, 'context=...'] if self.context is not None else parts)})"
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
-class Endpoint:
+class Endpoint(Value):
     """Where to connect to: one or more TCP targets, a service of DNS, or the path of a UNIX socket.
 
     Equal to one of the same settings, and hashable.
@@ -180,6 +191,23 @@ class Endpoint:
     >>> Endpoint("db.internal", 5432, tls=True, keepalive="30s:10s:3")
     Endpoint('tls://db.internal:5432?keepalive=30s:10s:3')
     """
+
+    __slots__ = (
+        "targets",
+        "path",
+        "srv",
+        "tls",
+        "local_addr",
+        "keepalive",
+        "user_timeout",
+        "nodelay",
+        "family",
+        "happy_eyeballs_delay",
+        "interleave",
+        "shuffle",
+        "proto",
+        "flags",
+    )
 
     targets: tuple[Target, ...]
     path: str | None
@@ -238,7 +266,7 @@ class Endpoint:
         }
         _check_endpoint(problems, values)
         problems.raise_any()
-        _freeze(self, values)
+        self._freeze(**values)
 
     @classmethod
     def parse(cls, text: str, **overrides: object) -> Endpoint:
@@ -268,7 +296,7 @@ class Endpoint:
 
         A new host, ``targets``, ``srv`` or ``path`` takes the place of the old one.
         """
-        options: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        options = self._fields()
         elsewhere: dict[str, Any] = {"targets": (), "srv": None, "path": None}
         if changes.keys() & elsewhere.keys():
             options |= elsewhere
@@ -337,12 +365,6 @@ class Endpoint:
     def __repr__(self) -> str:
         context = ", tls=TLS(context=...)" if self.tls is not None and self.tls.context is not None else ""
         return f"Endpoint({str(self)!r}{context})"
-
-
-def _freeze(instance: object, values: dict[str, Any]) -> None:
-    """Set the fields of a frozen instance, once."""
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
 
 
 def _keepalive(problems: Problems, value: object) -> Keepalive | None:
@@ -450,7 +472,7 @@ def _parsed_tls(problems: Problems, parts: urls.Parts, override: object) -> obje
 
 def _changed(value: Endpoint | TLS, plain: Endpoint | TLS) -> dict[str, Any]:
     """The fields that are not at their defaults."""
-    names = (field.name for field in fields(value))
+    names: tuple[str, ...] = type(value).__slots__
     return {name: getattr(value, name) for name in names if getattr(value, name) != getattr(plain, name)}
 
 

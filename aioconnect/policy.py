@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import inspect
 import math
@@ -21,6 +20,7 @@ from aioconnect.errors import ConnectRefused, ConnectTimeout
 from aioconnect.limits import bounded
 from aioconnect.retrying import Call, attempt_limit, retry
 from aioconnect.validation import Problems, check_integer, check_optional_duration
+from aioconnect.values import Value
 
 __all__ = ("Policy", "retry_if_code")
 
@@ -28,8 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, init=False)
-class Policy:
+class Policy(Value):
     """How hard to try. A frozen value, shared by as many endpoints and calls as you like.
 
     ``retry_on``, ``never_retry_on``: an `ErrnoSet`, or code names, errno numbers and exception classes to make one.
@@ -47,6 +46,18 @@ class Policy:
     >>> policy.timeout
     30.0
     """
+
+    __slots__ = (
+        "retry_on",
+        "never_retry_on",
+        "max_attempts",
+        "timeout",
+        "attempt_timeout",
+        "wait",
+        "stop",
+        "breaker",
+        "budget",
+    )
 
     retry_on: ErrnoSet
     never_retry_on: ErrnoSet
@@ -92,12 +103,7 @@ class Policy:
         if budget is not None and not isinstance(budget, RetryBudget):
             problems.add("budget", budget, "must be a RetryBudget, or None")
         problems.raise_any()
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
-
-    def replace(self, **changes: Any) -> Policy:
-        """A policy with some settings changed, checked anew."""
-        return dataclasses.replace(self, **changes)
+        self._freeze(**values)
 
     def retryable(self, error: BaseException) -> bool:
         """Whether to try again after this error, ours or anybody's; never after a cancellation.

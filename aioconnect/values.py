@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, dataclass_transform
 
 __all__ = ("Value",)
 
 
+@dataclass_transform(frozen_default=True)
 class Value:
     """Set once, compared and hashed by its ``__slots__``, and printed as the call that makes it."""
 
@@ -43,4 +44,11 @@ class Value:
         return f"{type(self).__name__}({fields})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(self._fields().values())
+        return _restored, (type(self), self._fields())
+
+
+def _restored(cls: type[Value], fields: dict[str, Any]) -> Value:
+    """As it was: what was checked when it was made may not hold any more, such as that a file is there."""
+    value = cls.__new__(cls)
+    value._freeze(**fields)  # noqa: SLF001  (of this module)
+    return value

@@ -221,7 +221,7 @@ def test_copied(jitter: Jitter) -> None:
 def test_immutable() -> None:
     backoff = Backoff()
     with pytest.raises(AttributeError, match="a Backoff is immutable; cannot set maximum"):
-        backoff.maximum = 1.0
+        backoff.maximum = 1.0  # type: ignore[misc]
     with pytest.raises(AttributeError, match="a Backoff is immutable; cannot delete maximum"):
         del backoff.maximum
     with pytest.raises(AttributeError, match="a Backoff is immutable; cannot set other"):

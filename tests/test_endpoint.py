@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import enum
 import math
 import os
@@ -197,7 +196,7 @@ def test_a_service_has_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_are_those_of_the_documentation() -> None:
     endpoint = Endpoint("h", 1)
-    values = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(endpoint)}
+    values = {name: getattr(endpoint, name) for name in Endpoint.__slots__}
     assert values == {
         "targets": (("h", 1),), "path": None, "srv": None, "tls": None, "local_addr": None,
         "keepalive": Keepalive(idle=15.0, interval=15.0, count=9), "user_timeout": None, "nodelay": True,
@@ -205,7 +204,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "proto": 0, "flags": 0,
     }  # fmt: skip
     assert repr(TLS()) == "TLS()"
-    assert all(not getattr(TLS(), field.name) for field in dataclasses.fields(TLS))
+    assert all(not getattr(TLS(), name) for name in TLS.__slots__)
 
 
 def test_arguments_override_the_url() -> None:
@@ -241,8 +240,7 @@ def test_replace() -> None:
     assert endpoint.replace(srv="_a._tcp.b") == service
     assert service.replace(path="/x", nodelay=True) == Endpoint(path="/x")
     assert Endpoint(path="/x").replace(srv="_a._tcp.b") == Endpoint(srv="_a._tcp.b")
-    assert dataclasses.replace(endpoint, nodelay=True) == Endpoint("a", 1)
-    assert dataclasses.replace(TLS(alpn="h2"), ca_file="x") == TLS(alpn="h2", ca_file="x")
+    assert TLS(alpn="h2").replace(ca_file="x") == TLS(alpn="h2", ca_file="x")
     assert problems(lambda: endpoint.replace(port=0)) == (f"port=0: {PORT}",)
     assert problems(lambda: endpoint.replace(path="/x")) == (f"nodelay='off': {NO_TCP}",)
     assert problems(lambda: Endpoint(path="/x").replace(host="a")) == (
@@ -261,10 +259,10 @@ def test_values_are_frozen_equal_and_hashable() -> None:
     assert hash(one) == hash(other)
     assert len({one, other, Endpoint("a", 2)}) == 2
     for value, field in ((one, "nodelay"), (TLS(), "alpn"), (Keepalive(), "idle")):
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(value, field, 1)
         with pytest.raises((AttributeError, TypeError)):
-            value.new = 1  # type: ignore[union-attr]
+            value.new = 1
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -790,18 +788,14 @@ anything = st.one_of(
 )  # fmt: skip
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(["host", "port", "path", *(field.name for field in dataclasses.fields(Endpoint))]), anything
-    )
-)
+@given(st.dictionaries(st.sampled_from(["host", "port", "path", *Endpoint.__slots__]), anything))
 def test_any_arguments_are_an_endpoint_or_a_config_error(arguments: dict[str, Any]) -> None:
     endpoint = made(lambda: Endpoint(**arguments))
     assert str(endpoint).isprintable()
     assert isinstance(endpoint, ConfigError) or Endpoint.parse(str(endpoint)) == endpoint
 
 
-@given(st.dictionaries(st.sampled_from([field.name for field in dataclasses.fields(TLS)]), anything))
+@given(st.dictionaries(st.sampled_from(TLS.__slots__), anything))
 def test_any_arguments_are_a_tls_or_a_config_error(arguments: dict[str, Any]) -> None:
     assert str(made(lambda: TLS(**arguments))).isprintable()
 

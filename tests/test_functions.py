@@ -153,11 +153,11 @@ async def test_no_race_where_asyncio_has_none(monkeypatch: pytest.MonkeyPatch) -
 
     delays: list[float | None] = []
 
-    async def dial_addresses(addresses: Any, options: Any, *_: Any) -> Any:
+    def begin_dial(_loop: Any, _addresses: Any, options: Any) -> Any:
         delays.append(options.delay)
         raise LookupError
 
-    monkeypatch.setattr(connector, "dial_addresses", dial_addresses)
+    monkeypatch.setattr(connector, "begin_dial", begin_dial)
     for options in ({}, {"happy_eyeballs_delay": None}, {"happy_eyeballs_delay": 0.5}):
         with pytest.raises(LookupError):
             await aioconnect.open_connection("127.0.0.1", 1, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import dataclasses
 import errno
 import inspect
 import itertools
@@ -168,10 +167,10 @@ def test_equal_by_settings() -> None:
 
 def test_immutable() -> None:
     policy = Policy()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         policy.timeout = 1.0  # type: ignore[misc]
     with pytest.raises((AttributeError, TypeError)):
-        policy.other = 1  # type: ignore[attr-defined]
+        policy.other = 1
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
