@@ -2,7 +2,8 @@
 
 Both have the same waits, drawn alike: full jitter from 50 ms to a second. Over real loopback, where a refused connect
 is over at once, and on a simulated network in virtual time, where it takes a round trip. The unit is not CPU time: it
-is what the server sees, and what the callers wait.
+is what the server sees, and what the callers wait. Loopback is in real time: on a machine that is busy with something
+else the independent loops come to fewer connects, and the ratio gets worse by that.
 
 And what the circuit and the budget cost where nothing is wrong: by themselves, since beside a connect they drown in
 the noise; and connects with both over connects with neither, on a network that answers at once.
