@@ -49,6 +49,11 @@ SAYS = {
         r'/readyz {"ready": false, "endpoints": {"orders": .*, "audit": {"state": "unreachable", .*"ECONNREFUSED"}}}',
         r"closed; ready: False; \d+ prices",
     ],
+    "testing_a_service": [
+        "rides out a restart",
+        "fails fast when a dependency is gone",
+        "a pool under partition",
+    ],
     "uvloop_service": ["running on (uvloop|asyncio)", "100 answers, the last is 198; 100 connections"],
 }
 
