@@ -548,7 +548,8 @@ class PoolState(NamedTuple):
         words = f": {self.in_use} in use, {self.idle} idle, {self.connecting} connecting, {self.waiting} waiting"
         words += f", {self.max_size} at most"
         if error.elapsed:
-            words += f"; waited {error.elapsed:.1f} s, {self.dialing:.1f} s of it with a dial under way"
+            words += f"; waited {error.elapsed:.1f} s"
+            words += f", {self.dialing:.1f} s of it with a dial under way" if self.dialing else ""
         if error.__cause__ is not None:
             words += f"; the last connect failed: {error.__cause__}"
         return words + ("; held by " + ", ".join(map(str, self.holders)) if self.holders else "")

@@ -34,11 +34,12 @@ Hook = Callable[[Connection], Awaitable[object]]
 """Looks at a connection, or tidies it up. What it raises costs that connection, and nothing else."""
 
 # Seconds. A FIN that came while the loop was busy shows only to the kernel; what was in use just now is not asked for.
-_POLL_AFTER = 0.01
+_POLL_AFTER = 0.001
 _CHECK_AFTER = 1.0
 _CLOSING = 5.0
 _UNWINDING = 0.25
 _DIAL_AGAIN = 5.0
+_HURRY = 0.01
 
 _NAMED = 5
 _IN_ORDER = frozenset[Ended]({"idle", "lifetime", "drained", "closed"})
@@ -188,20 +189,23 @@ class Lending:
                 self._end(entry, "lifetime")
             elif not entry.connection.is_usable():
                 self._end(entry, "stale")
-            elif await self._passes(entry, borrower.deadline):
+            elif await self._passes(entry, borrower):
                 entry.connection.is_clean = False
                 return entry
         return None
 
-    async def _passes(self, entry: Entry, deadline: float) -> bool:
+    async def _passes(self, entry: Entry, borrower: Borrower) -> bool:
         """Await the check. If it fails, the others that were idle for as long are not worth theirs."""
         content = False
         try:
-            content = await self._is_content(self.settings.check, entry.connection, deadline)
+            content = await self._is_content(self.settings.check, entry.connection, borrower.deadline)
         finally:
             if entry.doom is not None or not content:
                 self._end(entry, entry.doom or "check")
-        if not content and self._now() < deadline - TICK:
+        if not content:
+            if self._now() > borrower.deadline - _HURRY:
+                # It was given no time: that says nothing of the others.
+                raise self._too_late(borrower)
             self._end_idle("check")
         return content and entry.doom is None
 

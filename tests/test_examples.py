@@ -39,6 +39,12 @@ SAYS = {
         r"cache     does without: .*\[ECONNREFUSED\].*\(2 attempts in .*\); failures: {'ECONNREFUSED': 2}",
         r"sidecar   connected; failures: {'ENOENT': \d+}",
     ],
+    "pool": [
+        "100 answers over 3 connections, the last to visitor 99",
+        "one was cancelled, the next reads its own: visitor 101; {'error': 1}",
+        "a restart that nobody saw: visitor 102; {'error': 1, 'stale': [12]}",
+        r".*: \[POOL_TIMEOUT\] no connection became free in time: 3 in use, .*; held by you at .*pool\.py:46 for .*",
+    ],
     "quickstart": [
         "hello, world",
         r"tcp://localhost:.*: \[ECONNREFUSED\] connection refused \(\d+ attempts in 0\.\d s, stopped by timeout\)",

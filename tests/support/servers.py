@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +24,12 @@ import pytest
 
 from .peers import Authority
 
-__all__ = ("Server", "nginx_server", "redis_command", "redis_server")
+__all__ = ("Server", "nginx_server", "postgres_server", "redis_command", "redis_server")
 
 
 @dataclass
 class Server:
-    """A program with a plain and a TLS port. `start()` does not wait for it to serve."""
+    """A program with a plain port, and a TLS port if that is not 0. `start()` does not wait for it to serve."""
 
     name: str
     command: Callable[[Server], Sequence[str]]
@@ -36,6 +37,8 @@ class Server:
     port: int = 0
     tls_port: int = 0
     extra: tuple[str, ...] = ()
+    ending: int = signal.SIGTERM
+    """The signal that makes it end by itself."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -54,7 +57,7 @@ class Server:
     def until_serving(self, seconds: float = 5.0) -> None:
         """Wait until both ports answer; RuntimeError with the program's own words if it ended instead."""
         deadline = time.monotonic() + seconds
-        for port in (self.port, self.tls_port):
+        for port in filter(None, (self.port, self.tls_port)):
             while not _listens(port):
                 if not self.running or time.monotonic() > deadline:
                     raise RuntimeError(f"{self.name} does not serve: {self.output()[-500:]}")
@@ -83,11 +86,11 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for one that is still there after two seconds."""
+        """Ask it to end, and SIGKILL one that is still there after two seconds."""
         if self.process is None or self.process.poll() is not None:
             return
         self.thaw()
-        self.process.terminate()
+        self.process.send_signal(self.ending)
         try:
             self.process.wait(2)
         except subprocess.TimeoutExpired:
@@ -119,26 +122,28 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _program(name: str) -> str:
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
+    # Debian keeps several versions of PostgreSQL beside each other, none of them in a PATH.
+    elsewhere = map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))
+    path = shutil.which(name) or shutil.which(name, path=":".join(("/usr/sbin:/usr/local/sbin:/sbin", *elsewhere)))
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path
 
 
 @contextlib.contextmanager
-def _running(server: Server, without_tls: str) -> Iterator[Server]:
+def _running(server: Server, without_tls: str | None) -> Iterator[Server]:
     """Start on free ports (again on others if somebody else was faster), end it at the exit."""
-    server.directory.mkdir(parents=True)
+    server.directory.mkdir(parents=True, exist_ok=True)
     try:
         for attempts_left in (2, 1, 0):
-            server.port, server.tls_port = _free_ports(2)
+            server.port, server.tls_port = _free_ports(2) if without_tls else (*_free_ports(1), 0)
             server.start()
             try:
                 server.until_serving()
                 break
             except RuntimeError:
                 server.stop()
-                if without_tls in server.output():
+                if without_tls and without_tls in server.output():
                     pytest.skip(f"{server.name} is built without TLS")
                 if not attempts_left:
                     raise
@@ -226,3 +231,35 @@ def nginx_server(directory: Path, authority: Authority) -> Iterator[Server]:
 
     with _running(Server("nginx", command, directory), 'the "ssl" parameter requires') as server:
         yield server
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[Server]:
+    """PostgreSQL, which trusts whoever connects. It does not run as root, so it needs a directory of its own."""
+    initdb, program = _program("initdb"), _program("postgres")
+    user, become = None, list[str]()
+    if os.geteuid() == 0:
+        user = "postgres"
+        become = [_program("setpriv"), "--reuid", user, "--regid", user, "--clear-groups"]
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        if user:
+            shutil.chown(directory, user, user)
+        data = directory / "data"
+        options = ["--auth", "trust", "--username", "postgres", "--no-sync", "--no-instructions"]
+        subprocess.run([*become, initdb, "-D", str(data), *options], check=True, capture_output=True, cwd=directory)
+
+        def command(server: Server) -> list[str]:
+            settings = {
+                "listen_addresses": "127.0.0.1",
+                "port": server.port,
+                "unix_socket_directories": "",
+                "fsync": "off",
+                "shared_buffers": "1MB",
+            }
+            flags = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
+            return [*become, program, "-D", str(data), *flags, *server.extra]
+
+        # SIGTERM would wait for the clients to leave.
+        with _running(Server("postgres", command, directory, ending=signal.SIGINT), None) as server:
+            yield server
