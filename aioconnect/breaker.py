@@ -167,7 +167,7 @@ class Circuit:
         if self.failures < self.limit:
             return False
         # First what may raise: a wait is anybody's.
-        self._pause = pause(self.failures, self._pause if self.failures > self.limit else 0.0)
+        self._pause = self._next_pause(pause)
         opened = self.since is None
         if opened:
             self.since = now
@@ -175,6 +175,15 @@ class Circuit:
         self.window = 0
         self._lease = None
         return opened
+
+    def _next_pause(self, pause: Pause) -> float:
+        if self.failures > self.limit:
+            return pause(self.failures, self._pause)
+        # At the opening as if it had been kept to from the first failure, for waits that go by the one before.
+        previous = 0.0
+        for number in range(1, self.failures + 1):
+            previous = pause(number, previous)
+        return previous
 
     def hung_up(self, error: NetworkError, now: float, pause: Pause, made: float, stable_after: float) -> bool:
         """A connection made at ``made`` was dropped before it was of any use: the count goes on where it was.

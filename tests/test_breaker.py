@@ -119,6 +119,7 @@ def test_a_probe_that_fails_prolongs_it() -> None:
 
 
 def test_the_pause_before_is_given_to_the_schedule() -> None:
+    """Also at the opening, where it is what a call would have had that kept to the schedule from the start."""
     seen: list[tuple[int, float]] = []
 
     def pause(failures: int, previous: float) -> float:
@@ -128,7 +129,7 @@ def test_the_pause_before_is_given_to_the_schedule() -> None:
     circuit = circuit_of(2)
     for now in range(4):
         circuit.failed(error(), now, pause, circuit.lease(now, 1) if now > 1 else None)
-    assert seen == [(2, 0.0), (3, 20), (4, 30)]
+    assert seen == [(1, 0.0), (2, 10), (3, 20), (4, 30)]
 
 
 def test_while_open_only_the_probe_counts() -> None:

@@ -276,9 +276,9 @@ def test_it_is_the_same_whatever_the_hash_seed() -> None:
 def test_it_is_the_same_on_every_python() -> None:
     digests = [each.digest[:16] for each in simulate(100, 5, 50, compare="full,equal,decorrelated,none")]
     assert digests == [
-        "026f3c3d9e737bc4",
-        "aad3855ded2b5edc",
-        "2969a3bec35d489c",
+        "99f2a668546eb4dd",
+        "5742f63677f9b5ff",
+        "7ef5d4e177f149dd",
         "ec9fa6c06caa674c",
     ]
 
