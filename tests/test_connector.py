@@ -581,7 +581,7 @@ async def test_a_peer_that_accepts_and_hangs_up_does_not_reset_the_waits() -> No
         return 0.0
 
     async with serve(peers.fin_at_once) as peer:
-        policy = Policy(max_attempts=5, wait=wait)
+        policy = Policy(max_attempts=5, wait=wait, breaker=None)
         connector = Connector(Endpoint(*peer.address), policy, reads)
         error = await error_of(connector.connect())
         assert (error.attempt_count, peer.accepted) == (5, 5)
