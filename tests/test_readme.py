@@ -199,7 +199,7 @@ def test_the_demo_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.usefixtures("world")
 def test_the_command_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = [block for block in BLOCKS if block.language == "console"]
-    assert len(shown) == 2
+    assert len(shown) == 3
     for block in shown:
         line, _, output = block.body.partition("\n")
         prompt, command, *arguments = shlex.split(line)
