@@ -209,6 +209,11 @@ class Writer(StreamWriter):
             asyncio.get_running_loop().call_soon(keeper.ended, protocol.ending(protocol.lost))
 
     @property
+    def closed_first(self) -> bool:
+        """Whether this side closed before the peer did."""
+        return self._protocol.closed_here and not self._protocol.ended
+
+    @property
     def ended_by(self) -> NetworkError | None:
         """What ended the connection, once the loop has said so."""
         return self._protocol.lost
@@ -281,7 +286,9 @@ class _Protocol(StreamReaderProtocol):
         super().resume_writing()
 
     def eof_received(self) -> bool | None:
-        self.ended = self.stalled = True
+        # Over TLS the peer answers our own close in the same way.
+        self.ended = not self.closed_here
+        self.stalled = True
         self._tell_keeper(None)
         return super().eof_received()
 
@@ -420,16 +427,26 @@ class Connection:
         return await self.reader.read(n)
 
     async def readexactly(self, n: int) -> bytes:
-        """Exactly ``n`` bytes. Raises `PeerClosed` if the peer closes before."""
-        return await self.reader.readexactly(n)
+        """Exactly ``n`` bytes. Raises `PeerClosed` if the peer closes before, `AlreadyClosed` if this side does."""
+        try:
+            return await self.reader.readexactly(n)
+        except PeerClosed as exc:
+            if self.writer.closed_first:
+                raise AlreadyClosed(address=self.reader.address) from exc
+            raise
 
     async def readline(self) -> bytes:
         """A line with its newline; what there is of it at the end."""
         return await self.reader.readline()
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
-        """Everything through the separator. Raises `PeerClosed` if the peer closes before."""
-        return await self.reader.readuntil(separator)
+        """Everything through the separator. Raises as `readexactly` does."""
+        try:
+            return await self.reader.readuntil(separator)
+        except PeerClosed as exc:
+            if self.writer.closed_first:
+                raise AlreadyClosed(address=self.reader.address) from exc
+            raise
 
     def write(self, data: Bytes) -> None:
         """Buffer bytes to send. Silent after a loss; `drain` raises it."""

@@ -460,6 +460,9 @@ async def test_use_after_our_own_close(pair: Pair, tls: bool, how: str) -> None:
         await lost(conn)
         assert await conn.read() == b""
         assert await conn.readline() == b""
+        await assert_lost(conn, errors.AlreadyClosed, ("readexactly", "readuntil"))
+        with pytest.raises(asyncio.IncompleteReadError):  # of the reader alone, as asyncio's
+            await conn.reader.readexactly(1)
         conn.write(b"silent")
         conn.writer.writelines([b"silent", b"too"])
         if not tls:
@@ -472,12 +475,31 @@ async def test_use_after_our_own_close(pair: Pair, tls: bool, how: str) -> None:
 async def test_abort_with_a_read_pending(pair: Pair, tls: bool) -> None:
     async with pair(tls) as (conn, _):
         reading = asyncio.ensure_future(conn.read(1))
-        exactly = None
         await asyncio.sleep(0.002)
         conn.abort()
         assert await reading == b""
-        assert exactly is None
         await assert_lost(conn, errors.AlreadyClosed, WRITES)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["readexactly", "readuntil"])
+async def test_abort_with_a_message_awaited(pair: Pair, tls: bool, name: str) -> None:
+    """It was not the peer who closed."""
+    async with pair(tls) as (conn, _):
+        reading = asyncio.ensure_future(operations(conn)[name]())
+        await asyncio.sleep(0.002)
+        conn.abort()
+        with pytest.raises(errors.AlreadyClosed):
+            await reading
+
+
+async def test_what_the_peer_had_ended_before_our_close_it_has_ended(pair: Pair) -> None:
+    async with pair() as (conn, remote):
+        wire_of(remote).close()
+        assert await conn.read() == b""
+        await conn.aclose()
+        with pytest.raises(errors.PeerClosed):
+            await conn.readexactly(1)
 
 
 @BOTH
