@@ -165,7 +165,7 @@ def _check_names(problems: Problems, options: dict[str, Any], known: Collection[
     """Note what is no option, without its value, which may be a secret in the wrong place."""
     for name in options:
         if name not in known:
-            problems.add("option", name, f"is unknown; {did_you_mean(name, sorted(known))}")
+            problems.add("option", name, f"is unknown; {did_you_mean(name, sorted({*known, 'policy', 'timeout'}))}")
 
 
 def _tls(problems: Problems, given: dict[str, Any]) -> TLS | None:

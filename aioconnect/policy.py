@@ -42,9 +42,8 @@ class Policy(Value):
     The last sleep is shortened so that one more attempt fits before ``timeout``: it takes at most half of what is
     left. Raises `ConfigError` naming every setting that cannot work.
 
-    >>> policy = Policy(retry_on=TRANSIENT | {"EAI_NONAME"}, timeout="30s")
-    >>> policy.timeout
-    30.0
+    >>> Policy(retry_on={"ECONNREFUSED"}, timeout="30s")
+    Policy(retry_on=ErrnoSet({'ECONNREFUSED'}), timeout=30.0)
     """
 
     __slots__ = (
@@ -104,6 +103,11 @@ class Policy(Value):
             problems.add("budget", budget, "must be a RetryBudget, or None")
         problems.raise_any()
         self._freeze(**values)
+
+    def __repr__(self) -> str:
+        """The settings that are not at their defaults: a default policy in a signature is ``Policy()``."""
+        changed = (name for name in self.__slots__ if getattr(self, name) != getattr(_PLAIN, name))
+        return f"Policy({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
 
     def retryable(self, error: BaseException) -> bool:
         """Whether to try again after this error, ours or anybody's; never after a cancellation.
@@ -241,3 +245,7 @@ def retry_if_code(*entries: Entry) -> tenacity.retry_if_exception:
     """
     wanted = ErrnoSet(entries)
     return tenacity.retry_if_exception(lambda error: isinstance(error, Exception) and error in wanted)
+
+
+# The defaults, from their one source: the signature.
+_PLAIN = Policy()

@@ -363,6 +363,7 @@ REFUSED: tuple[tuple[Call, str], ...] = (
     (opened_unix("/x", sock=object()), "sock=<object>: cannot be retried"),
     (created(sock=object()), "sock=<object>: cannot be retried"),
     (opened("x", 80, keepalves=True), "option='keepalves': is unknown; did you mean keepalive?"),
+    (opened("x", 80, timout=1), "option='timout': is unknown; did you mean timeout?"),
     (opened("x", 80, loop=None), "option='loop': is unknown"),
     (opened_unix("/x", host="x"), "option='host'"),
     # TLS
