@@ -39,9 +39,9 @@ from aioconnect.events import (
 )
 from aioconnect.limits import Source, bounded
 from aioconnect.policy import Policy
-from aioconnect.record import ConnectorStats, Record
+from aioconnect.record import ConnectorStats, Record, Unhurried
 from aioconnect.resolver import AddressInfo, Lookup
-from aioconnect.retrying import Try, attempt_limit, retry
+from aioconnect.retrying import Common, Try, attempt_limit, retry
 from aioconnect.validation import Problems, check_duration, check_integer, seconds
 
 __all__ = ("Connecting", "Connector", "Prepare")
@@ -167,6 +167,7 @@ class Connector:
         till = None if share is None else share.record.till
         self.record: Record = shared or Record(self.endpoint, policy, resolver, max_connecting, till)
         """What is learnt, by all connectors that share it."""
+        self._common: Common = self.record
         self._name = self.record.name
         self._options = dial_options(self.endpoint)
 
@@ -231,7 +232,7 @@ class Connector:
         retried besides. For whoever keeps connections, as `Pool` and `Link` do.
         """
         retry_on = self.policy.retry_on if also is None else self.policy.retry_on | also
-        return Connector(
+        made = Connector(
             self.endpoint,
             self.policy.replace(retry_on=retry_on, timeout=None, max_attempts=None, stop=stop),
             self.prepare,
@@ -240,6 +241,8 @@ class Connector:
             limit=self.limit,
             share=self,
         )
+        made._common = Unhurried(self.record)
+        return made
 
     @property
     def circuit(self) -> Circuit:
@@ -280,7 +283,7 @@ class Connector:
         if record.till is not None:
             record.till.deposit()
         if not self.observers:
-            return retry(self.policy, attempt, total, common=record, clock=loop.time)
+            return retry(self.policy, attempt, total, common=self._common, clock=loop.time)
         return self._observed(attempt, total)
 
     def _waits(self, *, wait: bool | None) -> bool:
@@ -310,7 +313,7 @@ class Connector:
 
     async def _observed(self, attempt: Try[T], total: float | None) -> T:
         try:
-            return await retry(self.policy, attempt, total, self._retrying, self.record)
+            return await retry(self.policy, attempt, total, self._retrying, self._common)
         except asyncio.CancelledError:
             self._tell(Cancelled(self._name))
             raise

@@ -25,7 +25,7 @@ from aioconnect.policy import Policy
 from aioconnect.resolver import Lookup
 from aioconnect.retrying import pause_after, state_after
 
-__all__ = ("ConnectorStats", "Record")
+__all__ = ("ConnectorStats", "Record", "Unhurried")
 
 # A time-out is not among them: the others may do well, and so may the peer. Neither is a FIN, which closes one.
 _NETWORK_LOSSES = frozenset(
@@ -258,3 +258,18 @@ class Record:
             return pause_after(policy, state_after(error, failures, since, now, previous))
 
         return pause
+
+
+class Unhurried:
+    """A record as calls without limits have it: an empty retry budget delays them, and never ends one."""
+
+    __slots__ = ("_record", "hold", "name", "refund", "rest", "settle")
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self.name = record.name
+        self.hold, self.rest, self.settle, self.refund = record.hold, record.rest, record.settle, record.refund
+
+    def charge(self, now: float) -> bool | None:
+        """Pay for a retry, or wait for a token, whatever the budget has others do."""
+        return self._record.charge(now) or None

@@ -962,6 +962,16 @@ async def test_an_empty_budget_that_fails() -> None:
 
 
 @virtual
+async def test_who_keeps_connections_waits_for_a_budget_that_fails_others() -> None:
+    network = network_of([REFUSES] * 4 + [ANSWERS])
+    budget = RetryBudget(ratio=0, floor=0.1, burst=1, when_empty="fail")
+    connector = Connector(URL, EVEN.replace(breaker=None, budget=budget))
+    assert await outcome(connector.unlimited().dial()) is None
+    assert starts(network) == pytest.approx([0, 1.1, 10, 20, 30], abs=0.2)
+    assert_at_rest(connector)
+
+
+@virtual
 async def test_an_empty_budget_that_waits_waits_within_the_limit() -> None:
     network_of(REFUSES)
     budget = RetryBudget(ratio=0, floor=0.001, burst=1)

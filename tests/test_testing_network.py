@@ -538,6 +538,33 @@ async def test_a_partition_between_some(network: Network) -> None:
 
 
 @virtual
+async def test_a_race_stays_on_its_host(network: Network) -> None:
+    """The refusal of one address starts the next, outside of any task."""
+    network.host("db", "10.0.0.1", "10.0.0.2")
+    network.script("10.0.0.1", "ECONNREFUSED")
+    network.serve("db", 80)
+    with network.host("a"):
+        await (await aioconnect.connect("db:80", policy=ONCE)).aclose()
+    assert [line[2:] for line in network.trace or () if line[1] == "connect"] == [
+        ("a", "10.0.0.1:80"),
+        ("a", "10.0.0.2:80"),
+    ]
+
+
+@virtual
+async def test_a_server_that_starts_again_has_its_place_back(network: Network) -> None:
+    """Meanwhile a script has let connects through to where nobody served."""
+    server = network.serve(A, 80, Echo)
+    server.stop()
+    network.script(A, "ok")
+    await (await aioconnect.connect("10.0.0.1:80", policy=ONCE)).aclose()
+    server.start()
+    async with aioconnect.connect("10.0.0.1:80", policy=ONCE, timeout=5) as conn:
+        await conn.send(b"x")
+        assert await conn.readexactly(1) == b"x"
+
+
+@virtual
 async def test_tasks_stay_on_their_host(network: Network) -> None:
     """What a server's handler dials comes from the server's machine."""
 

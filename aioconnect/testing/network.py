@@ -183,6 +183,7 @@ class Network(Router):
         self.hosts: dict[str, Host] = {}
         self._owners: dict[str, Host] = {}
         self._listeners: dict[Any, Server] = {}
+        self._nobodies: dict[Any, Server] = {}
         self._scripts: dict[Any, Iterator[Step]] = {}
         self._names: dict[str, Iterator[list[str] | int]] = {}
         self._delays: dict[str, float] = {}
@@ -474,9 +475,13 @@ class Network(Router):
         """A SYN arrives: 0 if a connection is made, an errno, or ``None`` for silence."""
         server = self._listeners.get(_key(address))
         if sock.step is not None and (server is None or not server.is_serving()):
-            # A script lets it through to where nobody serves.
-            host = self._owners[address[0]]
-            server = self.listen(host, [address], Hold)
+            # A script lets it through to where nobody serves. Not in the place of a server that may start again.
+            key = _key(address)
+            server = self._nobodies.get(key)
+            if server is None:
+                host = self._owners[address[0]]
+                server = self._nobodies[key] = Server(self, host, [address], Hold)
+                host.servers.append(server)
         if server is None or sock.path is None:
             return errno.ECONNREFUSED
         return server.offer(sock, address, sock.path)

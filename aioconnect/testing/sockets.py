@@ -8,6 +8,7 @@ a closed socket is answered by RST, and so is closing with input unread; RST get
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import errno
 import math
 import os
@@ -145,7 +146,7 @@ class SimulatedSocket:
         """How the connection is to end once this side has sent so many bytes."""
         self.heard = 0.0
         self._options: dict[tuple[int, int], Any] | None = None
-        self._watcher: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+        self._watcher: tuple[contextvars.Context, Callable[..., object], tuple[Any, ...]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._inbox: deque[bytes | str | OSError] = deque()
         self._outstanding = 0
@@ -290,7 +291,8 @@ class SimulatedSocket:
 
     def watch(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Call it when the connect is decided, as ``add_writer`` does; at once if it is."""
-        self._watcher = callback, args
+        # As an asyncio handle, in the context of who watches: what it goes on to dial comes from the same host.
+        self._watcher = contextvars.copy_context(), callback, args
         if self.state in {"open", "failed"}:
             self.network.running().call_soon(self._tell)
 
@@ -303,8 +305,8 @@ class SimulatedSocket:
 
     def _tell(self) -> None:
         if self._watcher is not None:
-            callback, args = self._watcher
-            callback(*args)
+            context, callback, args = self._watcher
+            context.run(callback, *args)
 
     # -- Connecting ----------------------------------------------------------------------------------------------
 
