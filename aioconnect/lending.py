@@ -88,6 +88,7 @@ class Lending:
         self._tasks: dict[_Task, _Then | None] = {}
         self._leaving: list[asyncio.Future[None]] = []
         self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_due = math.inf
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The running loop, which the pool belongs to from its first use until that loop is closed."""
@@ -266,7 +267,7 @@ class Lending:
 
     def _keep(self, entry: Entry, now: float) -> None:
         self.books.keep(entry, now)
-        if self._sweep is None:
+        if self._sweep is None or entry.expires < self._sweep_due:
             self._sweep_at(self.books.next_due())
 
     def _end(self, entry: Entry, reason: Ended) -> None:
@@ -309,13 +310,19 @@ class Lending:
         least = max(self._expecting.values()) if self._expecting else 0
         dialer = self._patient if least else self._dialer
         failing = self.connector.circuit.failures > 0
-        for _ in range(self.books.dials_due(len(self.line.places), least, failing=failing)):
+        for _ in range(self.books.dials_due(self._in_line(), least, failing=failing)):
             self.books.dial_begins(self._now())
             self._start(dialer.connect(wait=True), self._dialed)
 
     def _unwanted(self, _state: RetryCallState) -> bool:
         """Asked after each failed attempt: whether more dials are under way than anybody wants."""
-        return self.books.dials_due(self.line.waiting, max(self._expecting.values(), default=0)) < 0
+        return self.books.dials_due(self._in_line(), max(self._expecting.values(), default=0)) < 0
+
+    def _in_line(self) -> int:
+        """Callers whom a dial could serve. Not those who have gone: a dial for them would be given up at its first
+        failure, and begun again at once.
+        """
+        return self.line.waiting_of(self.books.limits.max_size)
 
     def _dialed(self, task: _Task) -> None:
         now = self._now()
@@ -344,7 +351,7 @@ class Lending:
         """A dial was given up: for good, because nobody wanted it any more, or because somebody cancelled its task."""
         if isinstance(error, Exception) and getattr(error, "stop_reason", None) != "stop":
             self._turn_away(functools.partial(_copy, error))
-        if self.line.places or self._expecting:
+        if self._in_line() or self._expecting:
             # They came when it had been decided already.
             self.fill()
         elif self.books.dials_due(0):
@@ -401,9 +408,10 @@ class Lending:
             self._suspect()
 
     def _sweep_at(self, due: float) -> None:
-        if due < (math.inf if self._sweep is None else self._sweep.when()):
+        if due < (math.inf if self._sweep is None else self._sweep_due):
             if self._sweep is not None:
                 self._sweep.cancel()
+            self._sweep_due = due
             self._sweep = asyncio.get_running_loop().call_at(due, self._swept)
 
     def _swept(self) -> None:

@@ -37,6 +37,15 @@ class Line:
         """How many there are."""
         return sum(not place.done() for place, _ in self.places)
 
+    def waiting_of(self, most: int) -> int:
+        """How many there are, counted no further than to ``most``: for who asks often, in a line that may be long."""
+        found = 0
+        for place, _ in self.places:
+            if found >= most:
+                break
+            found += not place.done()
+        return found
+
     def join(self, borrower: Borrower, loop: asyncio.AbstractEventLoop, *, first: bool) -> asyncio.Future[Answer]:
         """A place at the end of the line, or at its head."""
         place: asyncio.Future[Answer] = loop.create_future()

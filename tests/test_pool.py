@@ -31,6 +31,7 @@ from aioconnect.errors import ConnectError, PoolClosed, PoolFull
 from aioconnect.events import GaveUp
 from tests.support.clock import virtual
 from tests.support.leaks import cancel_everywhere
+from tests.support.listeners import closed_port
 from tests.support.pools import books_are_right, echo, hello, lines, pool_of, settled
 
 NOWHERE = "127.0.0.1:1"
@@ -901,6 +902,38 @@ async def test_lifetimes_are_cut_by_chance_and_replaced() -> None:
             pytest.approx(100, abs=2),
         ]
         assert pool.stats().idle == 3
+
+
+@virtual
+async def test_a_lifetime_ends_also_behind_a_longer_one() -> None:
+    """The one that goes idle first is looked after later than the second has to be."""
+    drawn = iter([0.0, 10.0])
+    async with lines() as server:
+        settings: dict[str, Any] = {"max_lifetime": 100, "max_idle": None, "uniform": lambda low, high: next(drawn)}
+        async with pool_of(server, max_size=2, **settings) as pool:
+            first, second = await pool.acquire(), await pool.acquire()
+            pool.release(first)
+            pool.release(second)
+            await asyncio.sleep(92)
+            assert pool.stats().closed == {"lifetime": 1}
+            assert second.is_closing
+            assert not first.is_closing
+
+
+@virtual
+async def test_who_has_left_the_line_is_not_dialed_for() -> None:
+    """Nobody wanted such a dial, it ended at its first failure, and began again: as fast as the loop could go."""
+    policy = Policy(wait=Backoff(initial=1, maximum=1, jitter="none"), breaker=None)
+    pool = Pool(Connector(f"127.0.0.1:{closed_port()}", policy), max_connecting=2)
+    waiting = [asyncio.ensure_future(pool.acquire()) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    waiting.pop().cancel()
+    await asyncio.sleep(0.6)
+    for _ in range(300):
+        await asyncio.sleep(0)
+    assert pool.connector.stats().attempts == 2 + 2
+    waiting.pop().cancel()
+    await pool.aclose()
 
 
 @virtual

@@ -57,10 +57,17 @@ class WatchedLoop(SimulatedLoop):
 class Ground(Network):
     """A network that tells who dials whom, and what sockets may be short of."""
 
-    def __init__(self, seed: int, told: Callable[[SimulatedSocket, Any], None], **settings: Any) -> None:
+    def __init__(
+        self,
+        seed: int,
+        told: Callable[[SimulatedSocket, Any], None],
+        asked: Callable[[Host, str, frozenset[str]], None],
+        **settings: Any,
+    ) -> None:
         super().__init__(seed=seed, trace=True, **settings)
         self.shortage = 0
         self._told = told
+        self._asked = asked
 
     def socket(self, *args: Any, **options: Any) -> SimulatedSocket:
         if self.shortage and self.here.name.startswith("client"):
@@ -70,6 +77,15 @@ class Ground(Network):
     def dialed(self, sock: SimulatedSocket, address: Any) -> Any:
         self._told(sock, address)
         return super().dialed(sock, address)
+
+    def getaddrinfo(self, host: Any, *args: Any, **options: Any) -> list[tuple[Any, ...]]:
+        try:
+            found = super().getaddrinfo(host, *args, **options)
+        except OSError:
+            self._asked(self.here, str(host), frozenset())
+            raise
+        self._asked(self.here, str(host), frozenset(address[0] for *_, address in found))
+        return found
 
     def short(self, *, of_files: bool) -> None:
         self.shortage = errno.EMFILE if of_files else errno.ENOBUFS

@@ -83,10 +83,24 @@ class Op:
         return None
 
 
+class Flight:
+    """An attempt under way: since when, whether as a probe, the names it has to ask for before it dials."""
+
+    __slots__ = ("addresses", "began", "probe", "stale")
+
+    def __init__(self, began: float, stale: set[str], addresses: frozenset[Any], *, probe: bool) -> None:
+        self.began = began
+        self.probe = probe
+        self.stale = stale
+        self.addresses = addresses
+
+
 class EndpointWatch:
     """What is learnt about one endpoint by one client, worked out again from what is told."""
 
-    def __init__(self, clock: Clock, fail: Callable[[str], None], connector: Connector, machines: list[Machine]) -> None:
+    def __init__(
+        self, clock: Clock, fail: Callable[[str], None], connector: Connector, machines: list[Machine]
+    ) -> None:
         self.clock = clock
         self.fail = fail
         self.connector = connector
@@ -95,12 +109,14 @@ class EndpointWatch:
         breaker = connector.policy.breaker
         self.limit: float = math.inf if breaker is None else breaker.failures
         self.name = connector.endpoint.place
-        self.flying: dict[asyncio.Task[Any], tuple[float, bool, bool]] = {}
-        """Attempts under way: since when, whether as a probe, whether it has to ask for the name."""
+        self.flying: dict[asyncio.Task[Any], Flight] = {}
         self.condemned: dict[asyncio.Task[Any], str] = {}
         """Calls that have met a permanent error."""
-        self.stale = True
-        self.answer: tuple[float, frozenset[Any]] = (-math.inf, frozenset())
+        literal = connector.record.book._fixed is not None
+        self.names = () if literal else tuple(target.host for target in connector.endpoint.targets)
+        self.stale = set(self.names)
+        """Names that have to be asked for anew."""
+        self.answers: dict[str, tuple[float, frozenset[Any]]] = {}
         self.open = False
         self.failures: int | None = 0
         """In a row; ``None`` where only the circuit itself knows."""
@@ -128,76 +144,82 @@ class EndpointWatch:
             self.fail(f"{self.name}: two attempts of one call at once")
         probe = circuit.since is not None
         if probe:
-            others = sum(is_probe for _, is_probe, _ in self.flying.values())
+            others = sum(flight.probe for flight in self.flying.values())
             if others and not self.clock.jumped_since(now):
                 self.fail(f"{self.name}: {others + 1} probes at once")
-        self.flying[task] = now, probe, self.stale
+        self.flying[task] = Flight(now, set(self.stale), self.known(), probe=probe)
         if self.first_at is None:
             self.first_at = now
         if number == 1:
             self.asked += 1
 
-    def over(self, task: asyncio.Task[Any] | None) -> tuple[float, bool, bool] | None:
-        if task is None:
-            return None
-        return self.flying.pop(task, None)
+    def known(self) -> frozenset[Any]:
+        """The addresses by the last answers."""
+        return frozenset(address for _, found in self.answers.values() for address in found)
 
-    def failed(self, task: asyncio.Task[Any], error: Exception, *, retryable: bool) -> None:
-        flown = self.over(task)
+    def over(self, task: asyncio.Task[Any] | None) -> Flight | None:
+        return None if task is None else self.flying.pop(task, None)
+
+    def failed(self, task: asyncio.Task[Any], error: Exception, *, retryable: bool | None) -> None:
+        flight = self.over(task)
         self.bad += 1
         if not isinstance(error, NetworkError):
             return
         if error.phase != "prepare":
-            self.stale = True
-        self._look_for_the_well(error, flown)
+            self.stale.update(self.names)
+        if flight is not None:
+            self._look_for_the_well(error, flight)
         if error.kind == "local":
             return
         self.doubt = True
         hurried = isinstance(error, ConnectTimeout) and error.source == "call" and (error.elapsed or 0.0) < 1.0
-        if hurried or not retryable:
-            return
-        probe = flown is not None and flown[1]
-        if self.failures is not None and (probe or not self.open):
-            self.failures += 1
-        if probe and self.clock.jumped_since(flown[0] if flown else 0.0):
+        probe = flight is not None and flight.probe
+        if retryable is None or (probe and self.clock.jumped_since(flight.began if flight else 0.0)):
             self.failures = None
+        elif not hurried and retryable and self.failures is not None and (probe or not self.open):
+            self.failures += 1
 
-    def _look_for_the_well(self, error: NetworkError, flown: tuple[float, bool, bool] | None) -> None:
+    def _look_for_the_well(self, error: NetworkError, flight: Flight) -> None:
         """An attempt in which some address was well from the beginning must not fail at the network."""
-        if flown is None or error.phase != "connect" or error.kind == "local" or not self.answer[1]:
+        every = (error, *error.errors)
+        if error.phase != "connect" or any(each.kind == "local" for each in every):
             return
-        now, began = self.clock.now(), flown[0]
-        ours = any(
-            isinstance(each, ConnectTimeout) and each.source in ("call", "attempt") for each in (error, *error.errors)
-        )
-        if self.clock.jumped_since(began) or (ours and now - began < 0.3 * len(self.answer[1]) + 0.2):
+        elapsed = self.clock.now() - flight.began
+        ours = any(isinstance(each, ConnectTimeout) and each.source in ("call", "attempt") for each in every)
+        if self.clock.jumped_since(flight.began) or (ours and elapsed < 0.3 * len(flight.addresses) + 0.2):
             return
         for machine in self.machines:
-            known = any(address in self.answer[1] for address in machine.addresses)
-            if known and not machine.troubles and machine.well_since < began - 0.5:
-                self.fail(f"{self.name}: {type(error).__name__} in {now - began:.3f} s, though {machine.host} was well")
+            known = not self.names or all(address in flight.addresses for address in machine.addresses)
+            if known and not machine.troubles and machine.well_since < flight.began - 0.5:
+                self.fail(f"{self.name}: {type(error).__name__} in {elapsed:.3f} s, though {machine.host} was well")
 
-    def resolved(self, addresses: frozenset[Any]) -> None:
-        self.stale = False
-        self.answer = self.clock.now(), addresses
-        task = asyncio.current_task()
+    def looked_up(self, name: str, addresses: frozenset[Any]) -> None:
+        """A name was asked for."""
+        if name not in self.names:
+            return
+        self.stale.discard(name)
+        self.answers[name] = self.clock.now(), addresses
+        for flight in self.flying.values():
+            flight.stale.discard(name)
+
+    def resolved(self, task: Any, addresses: frozenset[Any]) -> None:
+        """An attempt has its addresses."""
         if task in self.flying:
-            began, probe, _ = self.flying[task]
-            self.flying[task] = began, probe, False
+            self.flying[task].addresses = addresses
 
     def dialing(self, address: str) -> None:
         """A socket is about to connect there."""
         task = asyncio.current_task()
-        if task not in self.flying or self.connector.record.book._fixed is not None:  # a timer, or an IP address
+        if task not in self.flying or not self.names:  # a timer, or an IP address
             return
-        began, _, stale = self.flying[task]
-        if stale:
+        flight = self.flying[task]
+        if flight.stale:
             self.fail(f"{self.name}: dials {address} without asking for its name again after a failure")
-        at, addresses = self.answer
-        if address not in addresses:
+        if address not in self.known():
             self.fail(f"{self.name}: dials {address}, which is no address of the last answer")
-        if began - at > 5.0 + EPS:
-            self.fail(f"{self.name}: dials {address} out of an answer that is {began - at:.1f} s old")
+        oldest = min(at for at, _ in self.answers.values())
+        if flight.began - oldest > 5.0 + EPS:
+            self.fail(f"{self.name}: dials {address} out of an answer that is {flight.began - oldest:.1f} s old")
 
     def connected(self, task: asyncio.Task[Any]) -> None:
         self.over(task)
@@ -215,11 +237,14 @@ class EndpointWatch:
             self.losses += 1
             self.last_loss = now
             self.doubt = True
+        if not protocol._stream_reader or not protocol._stream_reader.was_heard:
+            self.hung_up(protocol)
 
-    def hung_up(self) -> None:
-        """What that is to the circuit, it knows itself."""
-        self.failures = None
-        self.doubt = True
+    def hung_up(self, protocol: Any) -> None:
+        """Before a byte came. What that is to the circuit, it knows itself."""
+        if self.clock.now() - protocol.made < self.connector.stable_after:
+            self.failures = None
+            self.doubt = True
 
     # -- What has to hold ----------------------------------------------------------------------------------------------
 
@@ -314,8 +339,8 @@ class ConnectorWatch:
         self.ops = ops
         self.note = note
         self.links: list[LinkWatch] = []
-        self.keeps = False
-        """Whether its calls are those of a pool or a link, which retry more and have no limits."""
+        self.keeps = ""
+        """Whether its calls are those of a "pool" or a "link", which have no limits."""
         self.known: dict[asyncio.Task[Any], bool] = {}
         """Calls that wait after an attempt, and whether the next one is to be paid for."""
 
@@ -323,10 +348,11 @@ class ConnectorWatch:
         task = asyncio.current_task()
         getattr(self, f"_{type(event).__name__}")(event, task)
 
-    def _retryable(self, error: Exception) -> bool:
-        if self.keeps and error in STARTING and not error in self.policy.never_retry_on:
-            return True
-        return bool(self.policy.retryable(error))
+    def _retryable(self, error: Exception) -> bool | None:
+        """Whether it is; ``None`` where that depends on who waits for the pool."""
+        if self.policy.retryable(error) or not self.keeps or error not in STARTING:
+            return bool(self.policy.retryable(error))
+        return error not in self.policy.never_retry_on if self.keeps == "link" else None
 
     def _AttemptStarted(self, event: ev.AttemptStarted, task: Any) -> None:
         endpoint = self.endpoint
@@ -340,21 +366,18 @@ class ConnectorWatch:
         op.tries += 1
         if self.policy.max_attempts is not None and op.tries > self.policy.max_attempts:
             endpoint.fail(f"{op.what}: attempt {op.tries} of {self.policy.max_attempts}")
-        early = now < op.pause_until - EPS and endpoint.retried_now_at < op.pause_until - 60
-        if early and endpoint.retried_now_at < op.began:
+        if now < op.pause_until - EPS and endpoint.retried_now_at < op.began:
             endpoint.fail(f"{op.what}: goes on {op.pause_until - now:.3f} s early")
-        if endpoint.record.circuit.since is None and op.errors and not op.cancelled_at:
-            return
 
     def _Resolved(self, event: ev.Resolved, task: Any) -> None:
         addresses: list[Any] = [address for address in event.addresses if address]
         self.note("resolved", self.endpoint.name, *(address[0] for address in addresses))
-        self.endpoint.resolved(frozenset(address[0] for address in addresses))
+        self.endpoint.resolved(task, frozenset(address[0] for address in addresses))
 
     def _AttemptFailed(self, event: ev.AttemptFailed, task: Any) -> None:
         retryable = self._retryable(event.error)
         self.note("failed", self.endpoint.name, event.attempt, event.code, getattr(event.error, "phase", None))
-        if not retryable:
+        if retryable is False:
             self.endpoint.condemned[task] = str(event.code)
         self.endpoint.failed(task, event.error, retryable=retryable)
         if (op := self.ops.get(task)) is not None:
@@ -391,7 +414,7 @@ class ConnectorWatch:
     def _Cancelled(self, event: ev.Cancelled, task: Any) -> None:
         self.note("cancelled", self.endpoint.name)
         flown = self.endpoint.over(task)
-        self.endpoint.probe_gone |= flown is not None and flown[1]
+        self.endpoint.probe_gone |= flown is not None and flown.probe
         if self.known.get(task) and self.endpoint.paid:
             self.endpoint.paid -= 1
         self._done(task)
@@ -430,12 +453,12 @@ class PoolWatch:
         self.line: dict[Op, None] = {}
         self.numbers = 0
         self.checks = self.lending.settings.check is not None
-        self.turned_away_at = -math.inf
+        self.turned_away_at = self.lent_at = -math.inf
 
     def fail(self, text: str) -> None:
         self.endpoint.fail(f"{self.name}: {text}")
 
-    # -- What its users say ----------------------------------------------------------------------------------------------
+    # -- What its users say --------------------------------------------------------------------------------------------
 
     def joined(self, op: Op) -> None:
         self.numbers += 1
@@ -447,6 +470,7 @@ class PoolWatch:
 
     def lent(self, op: Op, connection: Connection) -> None:
         now = self.clock.now()
+        self.lent_at = now
         if connection in self.held:
             self.fail(f"{op.what} is lent what {self.held[connection]} has")
         self.held[connection] = op.what
@@ -460,7 +484,10 @@ class PoolWatch:
             self.fail(f"{op.what} is lent a connection that is marked")
         if protocol.made < self.endpoint.last_loss - EPS and self.endpoint.last_loss < now - EPS:
             self.fail(f"{op.what} is lent a connection from before a loss at {self.endpoint.last_loss:.6f}")
-        if now - protocol.made > self.clock.effective(protocol.made + self.books.limits.max_lifetime) - protocol.made + EPS:
+        if (
+            now - protocol.made
+            > self.clock.effective(protocol.made + self.books.limits.max_lifetime) - protocol.made + EPS
+        ):
             self.fail(f"{op.what} is lent a connection that is {now - protocol.made:.1f} s old")
         if not self.checks and op.began < now - EPS:
             earlier = [each for each in self.line if each.number < op.number and each.cancelled_at is None]
@@ -523,7 +550,7 @@ class PoolWatch:
             return
         limits = books.limits
         due = min(entry.since for entry in books.idle) + limits.max_idle
-        if len(books.entries) + books.connecting > limits.min_size and now > self.clock.effective(due) + 0.01:
+        if len(books.entries) > limits.min_size and now > self.clock.effective(due) + 0.01:
             self.fail(f"a connection is idle since {due - limits.max_idle:.3f}, for more than {limits.max_idle:g} s")
         due = min(entry.expires for entry in books.idle)
         if now > self.clock.effective(due) + 0.01:
@@ -623,7 +650,7 @@ class LinkWatch:
             return
         self.dead_since = min(self.dead_since, now)
         due = self.dead_since + heartbeat.timeout + heartbeat.every + 1.0
-        if now > self.clock.effective(due) + EPS:
+        if now > self.clock.effective(due) + 0.01:
             self.fail(f"is READY with a peer that is dead since {self.dead_since:.3f}")
 
     def at_the_end(self) -> None:

@@ -31,10 +31,11 @@ from aioconnect import (
 )
 from aioconnect.errors import NetworkError
 from tests.dst.fleet import Actor, Borrower, Caller, Consumer
-from tests.dst.ground import MOODS, Ground, Machine, WatchedLoop
+from tests.dst.ground import Ground, Machine, WatchedLoop
 from tests.dst.invariants import Clock, ConnectorWatch, EndpointWatch, LinkWatch, Op, PoolWatch, Violation
+from tests.dst.troubles import TROUBLES
 
-__all__ = ("Outcome", "World", "run")
+__all__ = ("Outcome", "World", "replay", "report", "run")
 
 SPINNING = 20_000
 """Steps in which time does not go on, and somebody must be running in circles."""
@@ -63,8 +64,8 @@ class World:
         self.seed = seed
         self.rng = random.Random(f"world {seed}")
         self.clock = Clock()
-        settings = {"latency": self.rng.choice((0.0, 0.002, 0.08)), "jitter": self.rng.choice((0.0, 0.0, 0.004))}
-        self.network = Ground(seed, self.dialed, **settings)
+        settings = {"latency": self.rng.choice((0.0005, 0.002, 0.08)), "jitter": self.rng.choice((0.0, 0.0, 0.004))}
+        self.network = Ground(seed, self.dialed, self.looked_up, **settings)
         self.loop = WatchedLoop(self.network, self.look, self.connected)
         self.clock.now = self.loop.time
         self.storm = self.rng.uniform(600, 7200) if long else self.rng.uniform(15, 70)
@@ -175,23 +176,23 @@ class World:
         """Seconds after which there has to be a connection, once nothing is in the way: an attempt that began before,
         the longest pause, another one that has an old answer of the name server, a pause."""
         wait: Any = policy.wait
-        each = (policy.attempt_timeout or 0.0) + wait.maximum
+        each: float = (policy.attempt_timeout or 0.0) + wait.maximum
         # Retries that wait for tokens come one a second.
         return 3 * each + 1.0 + (12.0 if policy.budget is not None else 0.0)
 
-    def _sharing(self, base: Connector, watch: EndpointWatch) -> tuple[Connector, ConnectorWatch]:
+    def _sharing(self, base: Connector, watch: EndpointWatch, keeps: str) -> tuple[Connector, ConnectorWatch]:
         observer = ConnectorWatch(watch, base.policy, self.ops, self.note)
-        observer.keeps = True
+        observer.keeps = keeps
         made = Connector(
             base.endpoint, base.policy, base.prepare, stable_after=base.stable_after, observers=[observer], share=base
         )
         return made, observer
 
-    def _pool(self, client: Any, name: str, make: Callable[[], Any], watch: EndpointWatch) -> None:
+    def _pool(self, client: Any, name: str, make: Callable[[str], Any], watch: EndpointWatch) -> None:
         rng = self.rng
         size = rng.choice((1, 2, 4))
         pool = Pool(
-            make()[0],
+            make("pool")[0],
             min_size=rng.choice((0, 0, 1)),
             max_size=size,
             max_waiting=rng.choice((None, None, 2)),
@@ -207,9 +208,9 @@ class World:
         for number in range(rng.choice((1, 3, 6))):
             self.actors.append(Borrower(self, client, f"{name} borrower{number}", pool_watch))
 
-    def _link(self, make: Callable[[], Any], watch: EndpointWatch, stable_after: float, name: str) -> LinkWatch:
+    def _link(self, make: Callable[[str], Any], watch: EndpointWatch, stable_after: float, name: str) -> LinkWatch:
         rng = random.Random(f"{self.seed} {name}")
-        connector, observer = make()
+        connector, observer = make("link")
         heartbeat = None
         if rng.random() < 0.7:
             every = rng.choice((0.5, 3.0))
@@ -250,6 +251,11 @@ class World:
         if watch is not None:
             watch.dialing(address[0])
 
+    def looked_up(self, host: Any, name: str, addresses: frozenset[str]) -> None:
+        for (client, _), watch in self.endpoints.items():
+            if client is host:
+                watch.looked_up(name, addresses)
+
     def connected(self, protocol: Any) -> None:
         """A transport of a client is made."""
         sock = protocol._transport.get_extra_info("socket")
@@ -272,19 +278,19 @@ class World:
             self.still, self.moment = 0, now
         for pool in self.pools:
             pool.step()
-        if not quiet:
-            return
+        if quiet:
+            self._look_closely(now)
+
+    def _look_closely(self, now: float) -> None:
+        """All that could be done at this moment is done."""
         for op in self.ops.values():
             if (late := op.overdue(now)) is not None:
                 self.fail(late)
         for protocol in list(self.unheard):
             self._listen(protocol)
-        for endpoint in self.endpoints.values():
-            endpoint.quiet()
-        for pool in self.pools:
-            pool.quiet()
-        for link in self.links:
-            link.quiet()
+        watches: list[Any] = [*self.endpoints.values(), *self.pools, *self.links]
+        for watch in watches:
+            watch.quiet()
         for connection, name in self.reading.items():
             if connection.lost is not None:
                 self.fail(f"{name} reads a connection that is gone: {connection.lost!r}")
@@ -293,10 +299,10 @@ class World:
 
     def _listen(self, protocol: Any) -> None:
         reader = protocol._stream_reader
-        heard, lost = reader is not None and reader.was_heard, protocol.lost is not None
-        if not heard and protocol.made and (protocol.ended or (lost and not protocol.closed_here)):
-            self.unheard[protocol].hung_up()
-        if heard or lost or protocol.ended:
+        heard = reader is not None and reader.was_heard
+        if not heard and protocol.made and protocol.ended:
+            self.unheard[protocol].hung_up(protocol)
+        if heard or protocol.lost is not None or protocol.ended:
             del self.unheard[protocol]
 
     def _bounded(self) -> None:
@@ -396,7 +402,8 @@ class World:
     async def _all_is_well(self) -> None:
         """Whoever waited when the world was healed has what he waited for, and whoever asks now has it soon."""
         for op in self.ops.values():
-            if op.began <= self.healed_at:
+            served = op.pool is not None and (op.pool.held or op.pool.lent_at > self.healed_at)  # in turn
+            if op.began <= self.healed_at and not served:
                 self.fail(f"{op.what}: waits since {op.began:.3f}, though all is well since {self.healed_at:.3f}")
         for link in self.links:
             if link.asked and link.link.state.name != "READY" and link.ready_at < self.healed_at:
@@ -443,7 +450,8 @@ class World:
         for pool in self.pools:
             await pool.pool.aclose(1.0)
         await asyncio.sleep(6.0)
-        for watch in (*self.endpoints.values(), *self.pools):
+        watches: list[Any] = [*self.endpoints.values(), *self.pools]
+        for watch in watches:
             watch.at_the_end()
         self._nothing_left()
 
@@ -468,103 +476,6 @@ def _is_ours(timer: Any) -> bool:
     return module.startswith("aioconnect.") and not module.startswith("aioconnect.testing.")
 
 
-# -- What goes wrong: each says how it ends ------------------------------------------------------------------------------
-
-
-def _killed(world: World, machine: Machine) -> Callable[[], None]:
-    live = world.rng.choice(("close", "reset", "vanish", "keep"))
-    world.note("stop", machine.host.name, live)
-    machine.server.stop(live)
-    return machine.server.start
-
-
-def _crashed(world: World, machine: Machine) -> Callable[[], None]:
-    world.note("crash", machine.host.name)
-    machine.host.crash()
-    return lambda: None
-
-
-def _stuck(world: World, machine: Machine) -> Callable[[], None]:
-    world.note("pause", machine.host.name)
-    machine.server.backlog = 1
-    machine.server.pause()
-
-    def end() -> None:
-        machine.server.backlog = 128
-        machine.server.resume()
-
-    return end
-
-
-def _down(world: World, machine: Machine) -> Callable[[], None]:
-    world.note("down", machine.host.name)
-    machine.host.down()
-    return machine.host.up
-
-
-def _cut(world: World, machine: Machine) -> Callable[[], None]:
-    one_way = world.rng.random() < 0.5
-    clients = [host for host, _ in world.endpoints]
-    sides = [machine.host, world.rng.choice(clients)]
-    world.rng.shuffle(sides)
-    return world.network.partition(sides[0], sides[1], one_way=one_way).heal
-
-
-def _lossy(world: World, machine: Machine) -> Callable[[], None]:
-    client = world.rng.choice([host for host, _ in world.endpoints])
-    settings: dict[str, Any] = {
-        "latency": world.rng.choice((0.0, 0.3)),
-        "jitter": 0.05,
-        "loss": world.rng.choice((0.02, 0.3)),
-    }
-    world.note("loss", client.name, machine.host.name, *settings.values())
-    world.network.link(client, machine.host, **settings)
-    return lambda: world.network.link(client, machine.host, latency=0.002)
-
-
-def _moody(world: World, machine: Machine) -> Callable[[], None]:
-    machine.mood = mood = world.rng.choice(MOODS)
-    world.note("mood", machine.host.name, mood)
-
-    def end() -> None:
-        machine.mood = ""
-
-    return end
-
-
-def _scripted(world: World, machine: Machine) -> Callable[[], None]:
-    steps = ("ECONNREFUSED", "EHOSTUNREACH 1s", "ENETUNREACH", "EACCES", "hang", "reset after 3", "close after 9", "stall")
-    step, place = world.rng.choice(steps), f"{machine.host.name}:{machine.port}"
-    world.note("script", place, step)
-    world.network.script(place, step)
-    return lambda: world.network.script(place, "ok")
-
-
-def _renamed(world: World, machine: Machine) -> Callable[[], None]:
-    name = f"svc{machine.port}"
-    everywhere = [address for each in world.machines[machine.port] for address in each.addresses]
-    answers = ["EAI_AGAIN", "EAI_NONAME", ["10.9.9.9"], world.rng.sample(everywhere, 1), ["10.9.9.9", *everywhere]]
-    answer = world.rng.choice(answers)
-    world.note("dns", name, answer)
-    world.network.dns(name, answer)
-    for each in world.machines[machine.port]:
-        each.well_since = world.loop.time()
-    return lambda: world.network.dns(name, everywhere)
-
-
-def _short(world: World, machine: Machine) -> Callable[[], None]:
-    world.note("short of sockets")
-    world.network.short(of_files=world.rng.random() < 0.5)
-
-    def end() -> None:
-        world.network.shortage = 0
-
-    return end
-
-
-TROUBLES = (_killed, _killed, _killed, _crashed, _stuck, _down, _cut, _cut, _lossy, _moody, _moody, _scripted, _renamed, _short)
-
-
 # -- Running -----------------------------------------------------------------------------------------------------------
 
 
@@ -584,8 +495,19 @@ def _alone() -> Iterator[None]:
             gc.enable()
 
 
-def run(seed: int, *, long: bool = False) -> Outcome:
-    """Run one world."""
+def replay(seed: int, *, long: bool = False) -> str:
+    """The command that runs a world again, and prints its story."""
+    return f"python -m tests.dst --seed {seed}{' --long' if long else ''}"
+
+
+def report(outcome: Outcome, lines: int = 60) -> str:
+    """What to say about a world in which something did not hold."""
+    story = "\n".join(outcome.story[-lines:])
+    return f"{story}\nseed {outcome.seed}: {outcome.violation}\nreplay: {replay(outcome.seed)}"
+
+
+def run(seed: int, *, long: bool = False, story: bool = False) -> Outcome:
+    """Run one world. ``story``: tell it, also if all has held."""
     with _alone():
         random.seed(f"global {seed}")
         world = World(seed, long=long)
@@ -602,13 +524,19 @@ def run(seed: int, *, long: bool = False) -> Outcome:
             _bury(world)
         if seed % 16 == 0 or world.failure is not None:
             gc.collect()
-        return _outcome(world)
+        return _outcome(world, story=story)
 
 
 def _bury(world: World) -> None:
     """Leave nothing of a world behind, however it has ended."""
     loop = world.loop
-    loop.look = None
+    last = loop.steps + 3000
+
+    def look(_: bool) -> None:
+        if loop.steps > last:
+            raise RuntimeError("it does not end")
+
+    loop.look = look
     loop.set_exception_handler(lambda *_: None)
     for actor in world.actors:
         actor.stopped = True
@@ -623,7 +551,7 @@ def _bury(world: World) -> None:
     loop.close()
 
 
-def _outcome(world: World) -> Outcome:
+def _outcome(world: World, *, story: bool) -> Outcome:
     trace = world.network.trace or []
     return Outcome(
         world.seed,
@@ -634,5 +562,10 @@ def _outcome(world: World) -> Outcome:
         world.replies,
         sum(watch.good + watch.bad for watch in world.endpoints.values()),
         world.cancels,
-        tuple(f"{when:12.6f}  {' '.join(map(str, what))}" for when, *what in trace) if world.failure else (),
+        tuple(_lines(trace)) if world.failure or story else (),
     )
+
+
+def _lines(trace: list[tuple[Any, ...]]) -> Iterator[str]:
+    for when, *what in trace:
+        yield f"{when:12.6f}  {' '.join(map(str, what))}"
