@@ -198,58 +198,65 @@ class Borrower(Actor):
     def __init__(self, world: World, host: Any, name: str, watch: PoolWatch) -> None:
         super().__init__(world, host, name)
         self.watch = watch
-        self.pool = watch.pool
 
     async def turn(self) -> None:
-        limit = self.rng.choice(LIMITS)
-        policy = self.pool.connector.policy
+        limit, watch = self.rng.choice(LIMITS), self.watch
+        policy = watch.pool.connector.policy
         use: Callable[..., Awaitable[None]] = self._block if self.rng.random() < 0.7 else self._by_hand
         try:
-            await use(limit, policy.timeout if limit is None else limit)
+            await use(watch, limit, policy.timeout if limit is None else limit)
         except (PoolTimeout, PoolFull, PoolClosed, TimeoutError, ConnectionLost, Oops) as exc:
-            if isinstance(exc, PoolClosed) and not self.stopped and not self.watch.lending.closed:
+            if isinstance(exc, PoolClosed) and not watch.lending.closed:
                 self.world.fail(f"{self.name}: {exc!r}")
         except NetworkError as exc:
             if exc.stop_reason != "permanent":
                 self.world.fail(f"{self.name}: the pool raised {exc!r}, stopped by {exc.stop_reason}")
 
-    async def _block(self, limit: float | None, total: float | None) -> None:
-        acquiring = self.pool.acquire(limit)
-        with self._asking(total) as op:
+    async def _block(self, watch: PoolWatch, limit: float | None, total: float | None) -> None:
+        acquiring = watch.pool.acquire(limit)
+        with self._asking(watch, total) as op:
             connection = await acquiring.__aenter__()
-            self.watch.lent(op, connection)
+            self._lent(watch, op, connection)
         try:
             await self._use(connection)
         except BaseException as exc:
-            self.watch.back(connection)
+            watch.back(connection)
             await acquiring.__aexit__(type(exc), exc, exc.__traceback__)
+            self.world.spite()
             raise
-        self.watch.back(connection)
+        watch.back(connection)
         await acquiring.__aexit__(None, None, None)
+        self.world.spite()
 
-    async def _by_hand(self, limit: float | None, total: float | None) -> None:
-        with self._asking(total) as op:
-            connection = await self.own_limit(self.pool.acquire(limit))
+    async def _by_hand(self, watch: PoolWatch, limit: float | None, total: float | None) -> None:
+        with self._asking(watch, total) as op:
+            connection = await self.own_limit(watch.pool.acquire(limit))
             if connection is None:
                 return
-            self.watch.lent(op, connection)
+            self._lent(watch, op, connection)
         try:
             await self._use(connection)
         except BaseException:
             connection.abort()
             raise
         finally:
-            self.watch.back(connection)
-            self.pool.release(connection)
+            watch.back(connection)
+            watch.pool.release(connection)
+            self.world.spite()
+
+    def _lent(self, watch: PoolWatch, op: Op, connection: Connection) -> None:
+        watch.lent(op, connection)
+        if connection in self.world.spoiled:
+            self.world.fail(f"{op.what} is lent what a hook has refused")
 
     @contextlib.contextmanager
-    def _asking(self, total: float | None) -> Iterator[Op]:
-        with self.asking("acquire", total, self.watch) as op:
+    def _asking(self, watch: PoolWatch, total: float | None) -> Iterator[Op]:
+        with self.asking("acquire", total, watch) as op:
             try:
                 yield op
             except NetworkError as exc:
                 if getattr(exc, "stop_reason", None) == "permanent":
-                    self.watch.turned_away()
+                    watch.turned_away()
                 raise
 
     async def _use(self, connection: Connection) -> None:
@@ -280,6 +287,8 @@ class Consumer(Actor):
         return self.make(f"{self.name}#{self.made}")
 
     async def turn(self) -> None:
+        if not self.watch.asked:
+            self.watch.asked_at = self.world.loop.time()
         self.watch.asking = True
         try:
             await self.rng.choice((self._run, self._run, self._iterate, self._ready))(self.watch.link)

@@ -171,8 +171,9 @@ class EndpointWatch:
             self._look_for_the_well(error, flight)
         if error.kind == "local":
             return
-        self.doubt = True
         hurried = isinstance(error, ConnectTimeout) and error.source == "call" and (error.elapsed or 0.0) < 1.0
+        if retryable or hurried:
+            self.doubt = True
         probe = flight is not None and flight.probe
         if retryable is None or (probe and self.clock.jumped_since(flight.began if flight else 0.0)):
             self.failures = None
@@ -333,7 +334,15 @@ class EndpointWatch:
 class ConnectorWatch:
     """The observer of one connector: what it hears, the watch of the endpoint is told."""
 
-    def __init__(self, endpoint: EndpointWatch, policy: Any, ops: dict[Any, Op], note: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        endpoint: EndpointWatch,
+        policy: Any,
+        ops: dict[Any, Op],
+        note: Callable[..., None],
+        spite: Callable[[], None],
+    ) -> None:
+        self.spite = spite
         self.endpoint = endpoint
         self.policy = policy
         self.ops = ops
@@ -347,6 +356,8 @@ class ConnectorWatch:
     def __call__(self, event: Any) -> None:
         task = asyncio.current_task()
         getattr(self, f"_{type(event).__name__}")(event, task)
+        if not isinstance(event, ev.LinkStateChanged | ev.AttemptStarted):
+            self.spite()
 
     def _retryable(self, error: Exception) -> bool | None:
         """Whether it is; ``None`` where that depends on who waits for the pool."""
@@ -441,11 +452,14 @@ class ConnectorWatch:
 class PoolWatch:
     """The books of a pool, worked out in another way."""
 
-    def __init__(self, endpoint: EndpointWatch, pool: Pool, name: str) -> None:
+    def __init__(self, endpoint: EndpointWatch, make: Callable[[], Pool], name: str, number: int = 1) -> None:
         self.endpoint = endpoint
         self.clock = endpoint.clock
-        self.pool = pool
+        self.make = make
+        self.pool = pool = make()
+        self.number = number
         self.name = name
+        self.unwanted_since = math.inf
         self.lending: Any = pool._lending
         self.books: Any = pool._books
         self.held: dict[Connection, str] = {}
@@ -455,8 +469,12 @@ class PoolWatch:
         self.checks = self.lending.settings.check is not None
         self.turned_away_at = self.lent_at = -math.inf
 
+    def renewed(self) -> PoolWatch:
+        """The next one of its kind."""
+        return PoolWatch(self.endpoint, self.make, self.name, self.number + 1)
+
     def fail(self, text: str) -> None:
-        self.endpoint.fail(f"{self.name}: {text}")
+        self.endpoint.fail(f"{self.name}{self.number}: {text}")
 
     # -- What its users say --------------------------------------------------------------------------------------------
 
@@ -484,11 +502,9 @@ class PoolWatch:
             self.fail(f"{op.what} is lent a connection that is marked")
         if protocol.made < self.endpoint.last_loss - EPS and self.endpoint.last_loss < now - EPS:
             self.fail(f"{op.what} is lent a connection from before a loss at {self.endpoint.last_loss:.6f}")
-        if (
-            now - protocol.made
-            > self.clock.effective(protocol.made + self.books.limits.max_lifetime) - protocol.made + EPS
-        ):
-            self.fail(f"{op.what} is lent a connection that is {now - protocol.made:.1f} s old")
+        entry = self.books.entries.get(connection)
+        if entry is not None and -math.inf < self.clock.effective(entry.expires) < now - EPS:
+            self.fail(f"{op.what} is lent a connection whose lifetime ended at {entry.expires:.6f}")
         if not self.checks and op.began < now - EPS:
             earlier = [each for each in self.line if each.number < op.number and each.cancelled_at is None]
             if earlier and earlier[0].began < op.began - EPS and earlier[0].due > now + EPS:
@@ -544,8 +560,14 @@ class PoolWatch:
             self.fail(f"{lending.line.waiting} in line by the books, {waiting} wait")
         if len(lending.line.places) > 2 * lending.line.waiting + 1:
             self.fail(f"{len(lending.line.places)} places for {lending.line.waiting} who wait")
-        if not lending.closed and waiting and not self.checks and books.dials_due(waiting) > 0:
+        due = 0 if lending.closed else books.dials_due(waiting, max(lending._expecting.values(), default=0))
+        if waiting and not self.checks and due > 0:
             self.fail("somebody waits, and nobody dials")
+        self.unwanted_since = min(self.unwanted_since, now) if due < 0 else math.inf
+        policy: Any = self.endpoint.connector.policy
+        patience = 2 * (policy.attempt_timeout + policy.wait.maximum) + 2.0
+        if now > self.clock.effective(self.unwanted_since + patience) + EPS:
+            self.fail(f"dials that nobody wants, since {self.unwanted_since:.3f}")
         if not books.idle or lending.closed:
             return
         limits = books.limits
@@ -576,6 +598,7 @@ class LinkWatch:
         self.name = name
         self.stable_after = stable_after
         self.asking = self.wanted = False
+        self.asked_at = math.inf
         """Whether somebody asks; whether it is to be kept up for a consumer to come."""
         self.fruitless = 0
         self.ready_at = -math.inf

@@ -83,6 +83,8 @@ def scripted(world: World, machine: Machine) -> Callable[[], None]:
         "EHOSTUNREACH 1s",
         "ENETUNREACH",
         "EACCES",
+        "EACCES",
+        "EACCES 1s",
         "hang",
         "reset after 3",
         "close after 9",

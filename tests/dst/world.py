@@ -68,7 +68,7 @@ class World:
         self.network = Ground(seed, self.dialed, self.looked_up, **settings)
         self.loop = WatchedLoop(self.network, self.look, self.connected)
         self.clock.now = self.loop.time
-        self.storm = self.rng.uniform(600, 7200) if long else self.rng.uniform(15, 70)
+        self.storm = self.rng.uniform(600, 7200) if long else self.rng.uniform(8, 40)
         self.failure: str | None = None
         self.cause: BaseException | None = None
         self.ops: dict[Any, Op] = {}
@@ -76,10 +76,16 @@ class World:
         self.machines: dict[int, list[Machine]] = {}
         self.endpoints: dict[tuple[Any, int], EndpointWatch] = {}
         self.pools: list[PoolWatch] = []
+        self.closed: list[PoolWatch] = []
+        self.closing: dict[asyncio.Task[None], None] = {}
         self.links: dict[LinkWatch, None] = {}
         self.actors: list[Actor] = []
         self.unheard: dict[Any, EndpointWatch] = {}
         self.troubles: dict[int, Callable[[], None]] = {}
+        self.spoiled: set[Connection] = set()
+        """Connections of which a hook has said that they are of no use any more."""
+        self.rng_of_hooks = random.Random(f"{seed} hooks")
+        self.rng_of_spite = random.Random(f"{seed} spite")
         self.replies = self.cancels = self.faults = 0
         self.still = 0
         self.moment = -1.0
@@ -159,7 +165,7 @@ class World:
         base = Connector(endpoint, policy, prepare, max_connecting=most, stable_after=stable_after)
         watch = EndpointWatch(self.clock, self.fail, base, machines)
         self.endpoints[client, port] = watch
-        observer = ConnectorWatch(watch, policy, self.ops, self.note)
+        observer = ConnectorWatch(watch, policy, self.ops, self.note, self.spite)
         base.observers = (observer,)
         self.bound = max(self.bound, self._bound(policy))
         make = functools.partial(self._sharing, base, watch)
@@ -181,7 +187,7 @@ class World:
         return 3 * each + 1.0 + (12.0 if policy.budget is not None else 0.0)
 
     def _sharing(self, base: Connector, watch: EndpointWatch, keeps: str) -> tuple[Connector, ConnectorWatch]:
-        observer = ConnectorWatch(watch, base.policy, self.ops, self.note)
+        observer = ConnectorWatch(watch, base.policy, self.ops, self.note, self.spite)
         observer.keeps = keeps
         made = Connector(
             base.endpoint, base.policy, base.prepare, stable_after=base.stable_after, observers=[observer], share=base
@@ -191,19 +197,19 @@ class World:
     def _pool(self, client: Any, name: str, make: Callable[[str], Any], watch: EndpointWatch) -> None:
         rng = self.rng
         size = rng.choice((1, 2, 4))
-        pool = Pool(
-            make("pool")[0],
-            min_size=rng.choice((0, 0, 1)),
-            max_size=size,
-            max_waiting=rng.choice((None, None, 2)),
-            max_idle=rng.choice((3.0, 20.0)),
-            max_lifetime=rng.choice((10.0, 60.0, None)),
-            check=self._check if rng.random() < 0.25 else None,
-            reset=self._reset if rng.random() < 0.25 else None,
-            hook_timeout=0.5,
-            max_connecting=rng.choice((1, 2)),
-        )
-        pool_watch = PoolWatch(watch, pool, f"{name} pool")
+        settings: dict[str, Any] = {
+            "min_size": rng.choice((0, 0, 1)),
+            "max_size": size,
+            "max_waiting": rng.choice((None, None, 2)),
+            "max_idle": rng.choice((3.0, 20.0)),
+            "max_lifetime": rng.choice((10.0, 60.0, None)),
+            "check": self._check if rng.random() < 0.25 else None,
+            "reset": self._reset if rng.random() < 0.25 else None,
+            "hook_timeout": 0.5,
+            "max_connecting": rng.choice((1, 2)),
+        }
+        connector = make("pool")[0]
+        pool_watch = PoolWatch(watch, lambda: Pool(connector, **settings), f"{name} pool")
         self.pools.append(pool_watch)
         for number in range(rng.choice((1, 3, 6))):
             self.actors.append(Borrower(self, client, f"{name} borrower{number}", pool_watch))
@@ -230,19 +236,19 @@ class World:
             raise ConnectionResetError("no greeting")
 
     async def _check(self, connection: Connection) -> None:
+        self.spoiled.add(connection)
         connection.write(b"ping\n")
         if await connection.readline() != b"pong\n":
             raise ConnectionResetError("no pong")
+        self.spoiled.discard(connection)
 
     async def _reset(self, connection: Connection) -> None:
+        self.spoiled.add(connection)
         how = self.rng_of_hooks.random()
         if how < 0.1:
             raise ConnectionResetError("a reset that fails")
         await asyncio.sleep(0 if how < 0.7 else how)
-
-    @functools.cached_property
-    def rng_of_hooks(self) -> random.Random:
-        return random.Random(f"{self.seed} hooks")
+        self.spoiled.discard(connection)
 
     # -- Looking -------------------------------------------------------------------------------------------------------
 
@@ -315,6 +321,18 @@ class World:
             if count > most:
                 self.fail(f"{count} {what} for {people} people")
 
+    def spite(self) -> None:
+        """Something is on its way to somebody: now and then somebody is cancelled in that moment, or just after."""
+        rng = self.rng_of_spite
+        if rng.random() > 0.04 or self.loop.time() > self.healed_at:
+            return
+        waiting = [actor for actor in self.actors if actor.op is not None]
+        if rng.random() < 0.1 and self.pools:
+            self.loop.call_soon(self._renew, rng.choice(self.pools))
+        elif waiting:
+            self.cancels += 1
+            self._cancel_after(rng.choice(waiting), rng.choice((0, 0, 1, 1, 2, 3)))
+
     # -- Shaking -------------------------------------------------------------------------------------------------------
 
     async def main(self) -> None:
@@ -367,9 +385,30 @@ class World:
             self.rng.choice(list(self.endpoints.values())).retry_now()
         elif self.pools:
             pool = self.rng.choice(self.pools)
-            host = next(host for (host, _), watch in self.endpoints.items() if watch is pool.endpoint)
-            with host:
-                pool.pool.drain()
+            if self.rng.random() < 0.5:
+                self._renew(pool)
+            else:
+                with self._home(pool):
+                    pool.pool.drain()
+
+    def _home(self, pool: PoolWatch) -> Any:
+        return next(host for (host, _), watch in self.endpoints.items() if watch is pool.endpoint)
+
+    def _renew(self, pool: PoolWatch) -> None:
+        """Close a pool, and put another one in its place."""
+        if pool not in self.pools or self.loop.time() > self.healed_at:
+            return
+        self.note("renew", pool.name)
+        new = self.pools[self.pools.index(pool)] = pool.renewed()
+        for actor in self.actors:
+            if isinstance(actor, Borrower) and actor.watch is pool:
+                actor.watch = new
+        with self._home(pool):
+            self.closing[self.loop.create_task(self._close(pool), name=f"close {pool.name}")] = None
+
+    async def _close(self, pool: PoolWatch) -> None:
+        self.closed.append(pool)
+        await pool.pool.aclose(self.rng_of_hooks.choice((0, 1.0)))
 
     def _trouble(self) -> None:
         """One more thing goes wrong, and will be right again."""
@@ -406,7 +445,8 @@ class World:
             if op.began <= self.healed_at and not served:
                 self.fail(f"{op.what}: waits since {op.began:.3f}, though all is well since {self.healed_at:.3f}")
         for link in self.links:
-            if link.asked and link.link.state.name != "READY" and link.ready_at < self.healed_at:
+            waits = link.asked and link.asked_at < self.healed_at and link.link.state.name != "READY"
+            if waits and link.ready_at < self.healed_at:
                 self.fail(f"{link.name}: is {link.link.state.name}, though all is well since {self.healed_at:.3f}")
         asked = [self._prompt(host, watch) for (host, _), watch in self.endpoints.items()]
         asked += [self._all_slots(pool) for pool in self.pools]
@@ -430,9 +470,8 @@ class World:
             if isinstance(actor, Borrower) and actor.watch is watch:
                 actor.stop()
         await asyncio.sleep(1.0)
-        host = next(host for (host, _), each in self.endpoints.items() if each is watch.endpoint)
         size = watch.books.limits.max_size
-        with host:
+        with self._home(watch):
             task = self.loop.create_task(watch.pool.ready(size, self.bound))
         try:
             await task
@@ -450,7 +489,7 @@ class World:
         for pool in self.pools:
             await pool.pool.aclose(1.0)
         await asyncio.sleep(6.0)
-        watches: list[Any] = [*self.endpoints.values(), *self.pools]
+        watches: list[Any] = [*self.endpoints.values(), *self.pools, *self.closed]
         for watch in watches:
             watch.at_the_end()
         self._nothing_left()
