@@ -142,7 +142,10 @@ class EndpointWatch:
             self.fail(f"{self.name}: another attempt after a permanent error, {self.condemned[task]}")
         if task in self.flying:
             self.fail(f"{self.name}: two attempts of one call at once")
-        probe = circuit.since is not None
+        probe = circuit.state == "half_open"
+        if circuit.since is not None and circuit.state == "open" and circuit.since < now - EPS:
+            # One that was let in before it opened begins in the same moment.
+            self.fail(f"{self.name}: dials through an open circuit")
         if probe:
             others = sum(flight.probe for flight in self.flying.values())
             if others and not self.clock.jumped_since(now):
@@ -238,14 +241,11 @@ class EndpointWatch:
             self.losses += 1
             self.last_loss = now
             self.doubt = True
-        if not protocol._stream_reader or not protocol._stream_reader.was_heard:
-            self.hung_up(protocol)
 
     def hung_up(self, protocol: Any) -> None:
-        """Before a byte came. What that is to the circuit, it knows itself."""
-        if self.clock.now() - protocol.made < self.connector.stable_after:
+        """Perhaps before a byte came. What that is to the circuit, it knows itself."""
+        if protocol.made and self.clock.now() - protocol.made < self.connector.stable_after:
             self.failures = None
-            self.doubt = True
 
     # -- What has to hold ----------------------------------------------------------------------------------------------
 

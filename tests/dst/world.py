@@ -37,7 +37,7 @@ from tests.dst.troubles import TROUBLES
 
 __all__ = ("Outcome", "World", "replay", "report", "run")
 
-SPINNING = 20_000
+SPINNING = 5_000
 """Steps in which time does not go on, and somebody must be running in circles."""
 
 
@@ -80,7 +80,7 @@ class World:
         self.closing: dict[asyncio.Task[None], None] = {}
         self.links: dict[LinkWatch, None] = {}
         self.actors: list[Actor] = []
-        self.unheard: dict[Any, EndpointWatch] = {}
+        self.unheard: dict[Any, tuple[EndpointWatch, Any]] = {}
         self.troubles: dict[int, Callable[[], None]] = {}
         self.spoiled: set[Connection] = set()
         """Connections of which a hook has said that they are of no use any more."""
@@ -268,7 +268,8 @@ class World:
         watch = self.endpoints.get((sock.host, sock.remote[1]))
         if watch is None:
             return
-        self.unheard[protocol] = watch
+        reader = protocol._stream_reader
+        self.unheard[protocol] = watch, reader
         protocol.watchers = (functools.partial(watch.lost, protocol), *protocol.watchers)
 
     def look(self, quiet: bool) -> None:
@@ -304,11 +305,12 @@ class World:
             self._bounded()
 
     def _listen(self, protocol: Any) -> None:
-        reader = protocol._stream_reader
-        heard = reader is not None and reader.was_heard
-        if not heard and protocol.made and protocol.ended:
-            self.unheard[protocol].hung_up(protocol)
-        if heard or protocol.lost is not None or protocol.ended:
+        watch, reader = self.unheard[protocol]
+        if protocol.ended or protocol.lost is not None:
+            # Whether something was heard in the last moment, its reader has forgotten by now.
+            watch.hung_up(protocol)
+            del self.unheard[protocol]
+        elif reader.was_heard:
             del self.unheard[protocol]
 
     def _bounded(self) -> None:
@@ -327,7 +329,7 @@ class World:
         if rng.random() > 0.04 or self.loop.time() > self.healed_at:
             return
         waiting = [actor for actor in self.actors if actor.op is not None]
-        if rng.random() < 0.1 and self.pools:
+        if rng.random() < 0.04 and self.pools:
             self.loop.call_soon(self._renew, rng.choice(self.pools))
         elif waiting:
             self.cancels += 1
@@ -569,7 +571,8 @@ def run(seed: int, *, long: bool = False, story: bool = False) -> Outcome:
 def _bury(world: World) -> None:
     """Leave nothing of a world behind, however it has ended."""
     loop = world.loop
-    last = loop.steps + 3000
+    last = loop.steps + 500
+    world.network.trace, trace = None, world.network.trace
 
     def look(_: bool) -> None:
         if loop.steps > last:
@@ -579,6 +582,8 @@ def _bury(world: World) -> None:
     loop.set_exception_handler(lambda *_: None)
     for actor in world.actors:
         actor.stopped = True
+    for pool in world.pools:
+        pool.lending.closed = True
     for _ in range(3):
         if not (left := asyncio.all_tasks(loop)):
             break
@@ -588,6 +593,7 @@ def _bury(world: World) -> None:
         with contextlib.suppress(Exception):
             loop.run_forever()
     loop.close()
+    world.network.trace = trace
 
 
 def _outcome(world: World, *, story: bool) -> Outcome:
