@@ -202,6 +202,10 @@ class Books:
         while idle and self.size > self.limits.min_size and idle[0].since + self.limits.max_idle <= now:
             yield idle.popleft(), "idle"
 
+    def shrinks(self, now: float) -> float:
+        """When one that goes idle now would be idle for too long."""
+        return now + self.limits.max_idle if self.size > self.limits.min_size else math.inf
+
     def next_due(self) -> float:
         """When there will be something `overdue`, as things are now."""
         if not self.idle:

@@ -89,6 +89,7 @@ class Lending:
         self._leaving: list[asyncio.Future[None]] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_due = math.inf
+        self._given_up = 0
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The running loop, which the pool belongs to from its first use until that loop is closed."""
@@ -316,7 +317,11 @@ class Lending:
 
     def _unwanted(self, _state: RetryCallState) -> bool:
         """Asked after each failed attempt: whether more dials are under way than anybody wants."""
-        return self.books.dials_due(self._in_line(), max(self._expecting.values(), default=0)) < 0
+        due = self.books.dials_due(self._in_line(), max(self._expecting.values(), default=0))
+        # Those that were told so at this moment are still on the books.
+        unwanted = due + self._given_up < 0
+        self._given_up += unwanted
+        return unwanted
 
     def _in_line(self) -> int:
         """Callers whom a dial could serve. Not those who have gone: a dial for them would be given up at its first
@@ -328,6 +333,8 @@ class Lending:
         now = self._now()
         self.books.dial_ends(now)
         error = None if task.cancelled() else task.exception()
+        if getattr(error, "stop_reason", None) == "stop":
+            self._given_up -= 1
         if error is None and not task.cancelled():
             self._admit(task.result(), now)
         elif not self.closed:
@@ -340,8 +347,9 @@ class Lending:
         entry = self.books.admit(connection, now)
         connection.when_lost(functools.partial(self._lost, entry))
         self._serve(entry, now)
-        # There may be one more than `min_size` now, so that another one may go.
-        self._sweep_at(self.books.next_due())
+        # There may be one more than `min_size` now, so that another one may go: also one that is in use so far, and will
+        # not be looked after when it comes back.
+        self._sweep_at(min(self.books.next_due(), self.books.shrinks(now)))
         for expecting, count in self._expecting.items():
             if count <= self.books.open and not expecting.done():
                 expecting.set_result(None)

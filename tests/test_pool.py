@@ -905,6 +905,20 @@ async def test_lifetimes_are_cut_by_chance_and_replaced() -> None:
 
 
 @virtual
+async def test_what_is_beyond_min_size_goes_after_a_burst() -> None:
+    """The one that is kept is looked after at the end of its lifetime, the others long before."""
+    settings: dict[str, Any] = {"max_idle": 10, "uniform": lambda low, high: low}
+    async with lines() as server, pool_of(server, min_size=1, max_size=3, **settings) as pool:
+        await pool.ready(1)
+        for connection in [await pool.acquire() for _ in range(3)]:
+            pool.release(connection)
+        await asyncio.sleep(9)
+        assert pool.stats().idle == 3
+        await asyncio.sleep(2)
+        assert pool.stats().idle == 1
+
+
+@virtual
 async def test_a_lifetime_ends_also_behind_a_longer_one() -> None:
     """The one that goes idle first is looked after later than the second has to be."""
     drawn = iter([0.0, 10.0])

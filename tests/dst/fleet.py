@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from aioconnect import Connection, Connector, Link
+from aioconnect import Connection, Link
 from aioconnect.errors import (
     AlreadyClosed,
     CircuitOpen,
@@ -19,7 +19,7 @@ from aioconnect.errors import (
     PoolFull,
     PoolTimeout,
 )
-from tests.dst.invariants import LinkWatch, Op, PoolWatch, check_error
+from tests.dst.invariants import EndpointWatch, LinkWatch, Op, PoolWatch, check_error
 
 if TYPE_CHECKING:
     from tests.dst.world import World
@@ -36,8 +36,9 @@ class Oops(Exception):
 class Actor:
     """Somebody who takes turns, each a task that may be cancelled at any moment."""
 
-    def __init__(self, world: World, host: Any, name: str) -> None:
+    def __init__(self, world: World, host: Any, name: str, endpoint: EndpointWatch) -> None:
         self.world = world
+        self.endpoint = endpoint
         self.host = host
         self.name = name
         self.rng = random.Random(f"{world.seed} {name}")
@@ -148,9 +149,9 @@ class Actor:
 class Caller(Actor):
     """Connects, talks and leaves."""
 
-    def __init__(self, world: World, host: Any, name: str, connector: Connector) -> None:
-        super().__init__(world, host, name)
-        self.connector = connector
+    def __init__(self, world: World, host: Any, name: str, endpoint: EndpointWatch) -> None:
+        super().__init__(world, host, name, endpoint)
+        self.connector = endpoint.connector
 
     async def turn(self) -> None:
         limit, wait = self.rng.choice(LIMITS), self.rng.choice((None, None, True, False))
@@ -196,7 +197,7 @@ class Borrower(Actor):
     """Uses a pool, in each of the ways there are."""
 
     def __init__(self, world: World, host: Any, name: str, watch: PoolWatch) -> None:
-        super().__init__(world, host, name)
+        super().__init__(world, host, name, watch.endpoint)
         self.watch = watch
 
     async def turn(self) -> None:
@@ -222,11 +223,11 @@ class Borrower(Actor):
         except BaseException as exc:
             watch.back(connection)
             await acquiring.__aexit__(type(exc), exc, exc.__traceback__)
-            self.world.spite()
+            self.world.spite(self.endpoint)
             raise
         watch.back(connection)
         await acquiring.__aexit__(None, None, None)
-        self.world.spite()
+        self.world.spite(self.endpoint)
 
     async def _by_hand(self, watch: PoolWatch, limit: float | None, total: float | None) -> None:
         with self._asking(watch, total) as op:
@@ -242,7 +243,7 @@ class Borrower(Actor):
         finally:
             watch.back(connection)
             watch.pool.release(connection)
-            self.world.spite()
+            self.world.spite(self.endpoint)
 
     def _lent(self, watch: PoolWatch, op: Op, connection: Connection) -> None:
         watch.lent(op, connection)
@@ -276,8 +277,10 @@ class Borrower(Actor):
 class Consumer(Actor):
     """Consumes a link, waits for one, closes it, makes the next."""
 
-    def __init__(self, world: World, host: Any, name: str, make: Callable[[str], LinkWatch]) -> None:
-        super().__init__(world, host, name)
+    def __init__(
+        self, world: World, host: Any, name: str, endpoint: EndpointWatch, make: Callable[[str], LinkWatch]
+    ) -> None:
+        super().__init__(world, host, name, endpoint)
         self.make = make
         self.made = 0
         self.watch: LinkWatch = self._new()

@@ -130,8 +130,9 @@ class EndpointWatch:
         self.first_at: float | None = None
         self.quiet_inside = self.quiet_waiting = 0
         self.quiet_failures = 0
-        self.closed_now = self.probe_gone = False
-        self.good_now = 0
+        self.closed_now = self.probe_gone = self.probe_failed = False
+        self.told = self.good_now = 0
+        """Calls that were told of a failure, and connections made, at this moment."""
         self.mute = False
 
     # -- What is told ------------------------------------------------------------------------------------------------
@@ -178,6 +179,7 @@ class EndpointWatch:
         if retryable or hurried:
             self.doubt = True
         probe = flight is not None and flight.probe
+        self.probe_failed |= probe and not hurried and self.open
         if retryable is None or (probe and self.clock.jumped_since(flight.began if flight else 0.0)):
             self.failures = None
         elif not hurried and retryable and self.failures is not None and (probe or not self.open):
@@ -255,6 +257,8 @@ class EndpointWatch:
         gate, circuit = self.record.gate, self.record.circuit
         if any(not waiter.done() for waiter in self.record.resting):
             self.fail(f"{self.name}: retry_now() leaves somebody resting")
+        if circuit.state == "open" and (circuit.retry_at or 0.0) > self.retried_now_at + EPS:
+            self.fail(f"{self.name}: retry_now() leaves the next probe due in the future")
         if circuit.state == "open" and gate.waiting and gate.inside < gate.most:
             self.fail(f"{self.name}: retry_now() sends no probe")
 
@@ -270,11 +274,16 @@ class EndpointWatch:
             self.fail(f"{self.name}: the circuit is {circuit.state}, by what was told open={self.open}")
         self._count(circuit)
         self._window(gate, circuit)
+        if circuit.state == "half_open" and not gate.inside:
+            self.fail(f"{self.name}: somebody who has gone has the probe")
+        if self.probe_failed and self.told < self.quiet_waiting:
+            self.fail(f"{self.name}: what the probe has met, {self.told} of {self.quiet_waiting} were told")
         if gate.waiting:
             self._progress(gate, circuit, now)
         self._budget(now)
         self.quiet_inside, self.quiet_waiting, self.good_now = gate.inside, gate.waiting, 0
-        self.closed_now = self.probe_gone = False
+        self.closed_now = self.probe_gone = self.probe_failed = False
+        self.told = 0
 
     def _count(self, circuit: Any) -> None:
         if self.failures is None:
@@ -340,7 +349,7 @@ class ConnectorWatch:
         policy: Any,
         ops: dict[Any, Op],
         note: Callable[..., None],
-        spite: Callable[[], None],
+        spite: Callable[[EndpointWatch], None],
     ) -> None:
         self.spite = spite
         self.endpoint = endpoint
@@ -348,6 +357,8 @@ class ConnectorWatch:
         self.ops = ops
         self.note = note
         self.links: list[LinkWatch] = []
+        self.made: Callable[[], None] = lambda: None
+        """Called when a dial of a pool has ended well."""
         self.keeps = ""
         """Whether its calls are those of a "pool" or a "link", which have no limits."""
         self.known: dict[asyncio.Task[Any], bool] = {}
@@ -357,7 +368,7 @@ class ConnectorWatch:
         task = asyncio.current_task()
         getattr(self, f"_{type(event).__name__}")(event, task)
         if not isinstance(event, ev.LinkStateChanged | ev.AttemptStarted):
-            self.spite()
+            self.spite(self.endpoint)
 
     def _retryable(self, error: Exception) -> bool | None:
         """Whether it is; ``None`` where that depends on who waits for the pool."""
@@ -396,6 +407,7 @@ class ConnectorWatch:
 
     def _Retrying(self, event: ev.Retrying, task: Any) -> None:
         endpoint = self.endpoint
+        endpoint.told += 1
         held = endpoint.record.circuit.since is not None
         own = endpoint.clock.now()
         op = self.ops.get(task)
@@ -411,6 +423,8 @@ class ConnectorWatch:
 
     def _Connected(self, event: ev.Connected, task: Any) -> None:
         self.note("connected", self.endpoint.name, event.attempt)
+        if self.keeps == "pool":
+            self.made()
         self.endpoint.connected(task)
         if event.attempt > 1 and self.endpoint.paid:
             # What was paid for a retry that succeeds comes back.
@@ -431,6 +445,7 @@ class ConnectorWatch:
         self._done(task)
 
     def _done(self, task: Any) -> None:
+        self.endpoint.told += 1
         self.known.pop(task, None)
         self.endpoint.condemned.pop(task, None)
 
@@ -468,6 +483,9 @@ class PoolWatch:
         self.numbers = 0
         self.checks = self.lending.settings.check is not None
         self.turned_away_at = self.lent_at = -math.inf
+        policy: Any = endpoint.connector.policy
+        spends = policy.budget is not None  # who waits for a token is asked nothing meanwhile
+        self.patience = math.inf if spends else policy.attempt_timeout + policy.wait.maximum + 1.0
 
     def renewed(self) -> PoolWatch:
         """The next one of its kind."""
@@ -523,8 +541,9 @@ class PoolWatch:
             self.fail(f"{len(books.idle)} idle of {len(books.entries)}")
 
     def quiet(self) -> None:
-        self.step()
         lending, books, now = self.lending, self.books, self.clock.now()
+        if not (books.entries or books.connecting or self.line or self.held or lending._tasks):
+            return
         dials = sum(then == lending._dialed for then in lending._tasks.values())
         resetting = {id(then.args[0]) for then in lending._tasks.values() if hasattr(then, "args")}
         idle = {id(entry) for entry in books.idle}
@@ -534,8 +553,13 @@ class PoolWatch:
             self.fail(f"{dials} dials at once, of {books.limits.max_connecting}")
         if books.created - sum(books.closed.values()) != len(books.entries):
             self.fail(f"{books.created} made, {dict(books.closed)} closed, {len(books.entries)} open")
+        self._places(idle, resetting)
+        self._progress(now)
+
+    def _places(self, idle: set[int], resetting: set[int]) -> None:
+        """Every connection is in one place."""
         checked = 0
-        for connection, entry in books.entries.items():
+        for connection, entry in self.books.entries.items():
             lent = entry.borrower is not None
             if (id(entry) in idle) + lent + (id(entry) in resetting) != 1:
                 self.fail(f"{connection!r} is in no place, or in two")
@@ -547,7 +571,6 @@ class PoolWatch:
                 self.fail("an idle connection is gone, and nobody has noticed")
         if checked > (len(self.line) if self.checks else 0):
             self.fail(f"{checked} connections are lent to nobody")
-        self._progress(now)
 
     def _progress(self, now: float) -> None:
         lending, books = self.lending, self.books
@@ -564,9 +587,7 @@ class PoolWatch:
         if waiting and not self.checks and due > 0:
             self.fail("somebody waits, and nobody dials")
         self.unwanted_since = min(self.unwanted_since, now) if due < 0 else math.inf
-        policy: Any = self.endpoint.connector.policy
-        patience = 2 * (policy.attempt_timeout + policy.wait.maximum) + 2.0
-        if now > self.clock.effective(self.unwanted_since + patience) + EPS:
+        if now > self.clock.effective(self.unwanted_since + self.patience) + EPS:
             self.fail(f"dials that nobody wants, since {self.unwanted_since:.3f}")
         if not books.idle or lending.closed:
             return
@@ -581,6 +602,11 @@ class PoolWatch:
     def turned_away(self) -> None:
         """Somebody in line is told of a permanent error, which is everybody's who waits."""
         self.turned_away_at = self.clock.now()
+
+    def has_closed(self) -> None:
+        """``aclose`` is over."""
+        if self.books.connecting or self.lending._tasks:
+            self.fail(f"is closed, and goes on: {self.pool!r}, {len(self.lending._tasks)} tasks")
 
     def at_the_end(self) -> None:
         books = self.books
@@ -646,6 +672,8 @@ class LinkWatch:
     def quiet(self) -> None:
         supervisor: Any = self.link._supervisor
         kept, now, state = supervisor._kept, self.clock.now(), self.link.state
+        if state is LinkState.IDLE and kept is None and supervisor._task is None and not self.asked:
+            return
         if state is LinkState.READY:
             if kept is None:
                 self.fail("is READY without a connection")

@@ -244,25 +244,13 @@ MUTATIONS: dict[str, Mutation] = {
     "race: the next address waits for the end of the first": _in(
         "race", ("        self.due = now + self.delay\n", "        self.due = math.inf\n")
     ),
-    "race: an address that fails ends the race": _in(
-        "race", ("return self.flying == 0 and self.started == self.count", "return self.flying == 0")
-    ),
     "resolver: answers are kept for ever": _in(
         "lookups", ("None if kept is None or now >= kept[0] else", "None if kept is None else")
-    ),
-    "resolver: another name's answer": _in(
-        "addresses",
-        ("            if len(answer) == len(names) == 1:\n                return answer\n", ""),
-        (
-            "        return self._in_order(found, now) if found else None",
-            "        return self._order.learnt if self._order else None",
-        ),
     ),
     # Connection
     "connection: abort() leaves it open": _in(
         "connection",
-        ("        self._transport.abort()\n", "        pass\n"),
-        ("            self._transport.close()\n        self._transport", "            pass\n        self._transport"),
+        ("            self._transport.close()\n        self._transport.abort()\n", "            pass\n"),
     ),
     "connection: nobody is told of a loss": _in(
         "connection", ("            watcher(self.lost)\n", "            pass\n")

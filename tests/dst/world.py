@@ -68,7 +68,7 @@ class World:
         self.network = Ground(seed, self.dialed, self.looked_up, **settings)
         self.loop = WatchedLoop(self.network, self.look, self.connected)
         self.clock.now = self.loop.time
-        self.storm = self.rng.uniform(600, 7200) if long else self.rng.uniform(8, 40)
+        self.storm = self.rng.uniform(600, 7200) if long else self.rng.uniform(6, 30)
         self.failure: str | None = None
         self.cause: BaseException | None = None
         self.ops: dict[Any, Op] = {}
@@ -138,7 +138,7 @@ class World:
         initial = rng.choice((0.01, 0.1, 0.5))
         jitter: Any = rng.choice(("full", "equal", "none", "decorrelated"))
         wait = Backoff(initial, initial * rng.choice((1, 8, 20)), rng.choice((1.5, 2, 3)), jitter)
-        budget = RetryBudget(0.2, 1.0, 3.0, rng.choice(("wait", "fail"))) if rng.random() < 0.25 else None
+        budget = RetryBudget(0.1, 0.5, 2.0, rng.choice(("wait", "fail"))) if rng.random() < 0.25 else None
         breaker = CircuitBreaker(rng.choice((1, 2, 5)), rng.choice(("wait", "fail"))) if rng.random() < 0.8 else None
         return Policy(
             TRANSIENT | LOCAL | STARTING if rng.random() < 0.5 else TRANSIENT | LOCAL,
@@ -171,20 +171,20 @@ class World:
         make = functools.partial(self._sharing, base, watch)
         name = f"{client.name}:{port}"
         for number in range(rng.choice((0, 1, 2, 6))):
-            self.actors.append(Caller(self, client, f"{name} caller{number}", base))
+            self.actors.append(Caller(self, client, f"{name} caller{number}", watch))
         if rng.random() < 0.6:
             self._pool(client, name, make, watch)
         for number in range(rng.choice((0, 1, 1, 2))):
             link = functools.partial(self._link, make, watch, stable_after)
-            self.actors.append(Consumer(self, client, f"{name} consumer{number}", link))
+            self.actors.append(Consumer(self, client, f"{name} consumer{number}", watch, link))
 
     def _bound(self, policy: Policy) -> float:
         """Seconds after which there has to be a connection, once nothing is in the way: an attempt that began before,
         the longest pause, another one that has an old answer of the name server, a pause."""
         wait: Any = policy.wait
         each: float = (policy.attempt_timeout or 0.0) + wait.maximum
-        # Retries that wait for tokens come one a second.
-        return 3 * each + 1.0 + (12.0 if policy.budget is not None else 0.0)
+        # Retries that wait for tokens come one in two seconds.
+        return 3 * each + 1.0 + (25.0 if policy.budget is not None else 0.0)
 
     def _sharing(self, base: Connector, watch: EndpointWatch, keeps: str) -> tuple[Connector, ConnectorWatch]:
         observer = ConnectorWatch(watch, base.policy, self.ops, self.note, self.spite)
@@ -208,7 +208,8 @@ class World:
             "hook_timeout": 0.5,
             "max_connecting": rng.choice((1, 2)),
         }
-        connector = make("pool")[0]
+        connector, observer = make("pool")
+        observer.made = functools.partial(self._made, watch)
         pool_watch = PoolWatch(watch, lambda: Pool(connector, **settings), f"{name} pool")
         self.pools.append(pool_watch)
         for number in range(rng.choice((1, 3, 6))):
@@ -254,8 +255,16 @@ class World:
 
     def dialed(self, sock: Any, address: Any) -> None:
         watch = self.endpoints.get((sock.host, address[1]))
-        if watch is not None:
-            watch.dialing(address[0])
+        if watch is None:
+            return
+        watch.dialing(address[0])
+        if self.rng_of_spite.random() < 0.02 and self.loop.time() < self.healed_at:
+            # The moment at which the answer comes.
+            machine = next((each for each in watch.machines if address[0] in each.addresses), None)
+            actor = next((actor for actor in self.actors if actor.task is asyncio.current_task()), None)
+            if machine is not None and actor is not None:
+                when = self.loop.time() + 2 * self.network.path(sock.host, machine.host).delay
+                self.loop.call_at(when, self._cancel_after, actor, self.rng_of_spite.choice((0, 1, 2, 3)))
 
     def looked_up(self, host: Any, name: str, addresses: frozenset[str]) -> None:
         for (client, _), watch in self.endpoints.items():
@@ -323,17 +332,21 @@ class World:
             if count > most:
                 self.fail(f"{count} {what} for {people} people")
 
-    def spite(self) -> None:
+    def spite(self, endpoint: EndpointWatch) -> None:
         """Something is on its way to somebody: now and then somebody is cancelled in that moment, or just after."""
         rng = self.rng_of_spite
-        if rng.random() > 0.04 or self.loop.time() > self.healed_at:
+        if rng.random() > 0.06 or self.loop.time() > self.healed_at:
             return
-        waiting = [actor for actor in self.actors if actor.op is not None]
-        if rng.random() < 0.04 and self.pools:
-            self.loop.call_soon(self._renew, rng.choice(self.pools))
-        elif waiting:
+        waiting = [actor for actor in self.actors if actor.op is not None and actor.endpoint is endpoint]
+        if waiting:
             self.cancels += 1
             self._cancel_after(rng.choice(waiting), rng.choice((0, 0, 1, 1, 2, 3)))
+
+    def _made(self, endpoint: EndpointWatch) -> None:
+        """A dial of a pool has ended well: now and then the pool is closed before it hears of it."""
+        if self.rng_of_spite.random() < 0.03:
+            for pool in [pool for pool in self.pools if pool.endpoint is endpoint]:
+                self.loop.call_soon(self._renew, pool)
 
     # -- Shaking -------------------------------------------------------------------------------------------------------
 
@@ -355,9 +368,9 @@ class World:
         what = self.rng.random()
         if what < 0.35:
             self._cancel_some()
-        elif what < 0.42:
+        elif what < 0.47:
             self._news()
-        elif what < 0.45:
+        elif what < 0.5:
             seconds = self.rng.choice((0.01, 0.5, 4.0, 40.0))
             self.note("the clock jumps", seconds)
             before = self.loop.time()
@@ -411,6 +424,7 @@ class World:
     async def _close(self, pool: PoolWatch) -> None:
         self.closed.append(pool)
         await pool.pool.aclose(self.rng_of_hooks.choice((0, 1.0)))
+        pool.has_closed()
 
     def _trouble(self) -> None:
         """One more thing goes wrong, and will be right again."""
@@ -428,7 +442,7 @@ class World:
             self.note("over", number)
 
         self.troubles[number] = over
-        self.loop.call_later(self.rng.expovariate(0.2), over)
+        self.loop.call_later(self.rng.expovariate(self.rng.choice((0.1, 0.5))), over)
         if self.rng.random() < 0.3:
             self._cancel_some()
 
