@@ -347,8 +347,8 @@ class Lending:
         entry = self.books.admit(connection, now)
         connection.when_lost(functools.partial(self._lost, entry))
         self._serve(entry, now)
-        # There may be one more than `min_size` now, so that another one may go: also one that is in use so far, and will
-        # not be looked after when it comes back.
+        # There may be one more than `min_size` now, so that another one may go: also one that is in use now, for nobody
+        # thinks of that when it comes back.
         self._sweep_at(min(self.books.next_due(), self.books.shrinks(now)))
         for expecting, count in self._expecting.items():
             if count <= self.books.open and not expecting.done():
