@@ -12,7 +12,7 @@ import pytest
 from tests.dst import mutations
 from tests.dst.world import report, run
 
-WORLDS = 60
+WORLDS = 20
 ROUNDS = 4
 
 

@@ -210,7 +210,9 @@ class Borrower(Actor):
             if isinstance(exc, PoolClosed) and not watch.lending.closed:
                 self.world.fail(f"{self.name}: {exc!r}")
         except NetworkError as exc:
-            if exc.stop_reason != "permanent":
+            breaker = policy.breaker
+            told = exc.stop_reason == "circuit" and breaker is not None and breaker.when_open == "fail"
+            if exc.stop_reason != "permanent" and not told:
                 self.world.fail(f"{self.name}: the pool raised {exc!r}, stopped by {exc.stop_reason}")
 
     async def _block(self, watch: PoolWatch, limit: float | None, total: float | None) -> None:

@@ -583,7 +583,8 @@ class PoolWatch:
             self.fail(f"{lending.line.waiting} in line by the books, {waiting} wait")
         if len(lending.line.places) > 2 * lending.line.waiting + 1:
             self.fail(f"{len(lending.line.places)} places for {lending.line.waiting} who wait")
-        due = 0 if lending.closed else books.dials_due(waiting, max(lending._expecting.values(), default=0))
+        least = max(lending._expecting.values(), default=0)
+        due = 0 if lending.closed else books.dials_due(waiting, least, failing=True)
         if waiting and not self.checks and due > 0:
             self.fail("somebody waits, and nobody dials")
         self.unwanted_since = min(self.unwanted_since, now) if due < 0 else math.inf
