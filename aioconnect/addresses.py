@@ -91,7 +91,7 @@ class AddressBook:
     # -- Where to connect to -------------------------------------------------------------------------------------
 
     def known(self, now: float) -> list[AddressInfo] | None:
-        """The addresses in the order to try, if they are known without waiting at that loop time."""
+        """The addresses in the order to try them, if that takes no lookup now; else ``None``."""
         if self._fixed is not None:
             return self._fixed
         names = self._names.known(now)
@@ -106,7 +106,7 @@ class AddressBook:
         return self._in_order(found, now) if found else None
 
     async def find(self, limit: float, source: Source, policy: Decides | None = None) -> list[AddressInfo]:
-        """The addresses in the order to try, by a loop time.
+        """The addresses in the order to try them, found before the loop time ``limit``.
 
         Where there are several names, the attempt goes without those that have no address by the time others have;
         the next one may know them. Raises a `NetworkError`, phase ``"resolve"``, when none has any; ``policy`` helps
@@ -182,7 +182,7 @@ class AddressBook:
     # -- Resolving -----------------------------------------------------------------------------------------------
 
     async def _looked_up(self, query: Query, limit: float, source: Source) -> list[AddressInfo]:
-        """The addresses of one name. A resolver that is not ours gets our limit, and its errors are typed."""
+        """The addresses of one name. A user's own resolver is bound to our limit, and its errors are typed."""
         place = query.host, query.port
         resolving = self._resolver.resolve(query, limit, source)
         ours = isinstance(self._resolver, Resolver)
@@ -346,7 +346,7 @@ async def _typed(resolving: Awaitable[T], limit: float, source: Source, place: A
 
 
 def _tells(error: NetworkError) -> bool:
-    """Whether an error tells something about its address: no shortage of this host does, nor a very short limit."""
+    """Whether an error says something about its address; a shortage of this host does not, nor a very short limit."""
     if error.phase not in ("connect", "tls", "prepare") or error.kind == "local":
         return False
     ours = isinstance(error, ConnectTimeout) and error.source != "kernel"

@@ -66,7 +66,7 @@ class Keepalive(Value):
     """TCP keepalive: a probe after ``idle`` seconds of silence, then every ``interval``, ``count`` in all.
 
     The defaults are Go's; with Linux's own a dead peer is noticed after two hours. The kernel counts whole
-    seconds (tcp(7)), so whoever sets the options rounds up.
+    seconds (tcp(7)), so fractions are rounded up when the options are set.
     """
 
     __slots__ = ("idle", "interval", "count")

@@ -255,7 +255,7 @@ class NetworkError(AioconnectError, OSError):
 
 
 def _made(cls: type[_Made], args: tuple[Any, ...], fields: dict[str, Any]) -> _Made:
-    """An error with just these fields, which it keeps: nothing is worked out as `NetworkError.__init__` does it."""
+    """An error with exactly these fields, without what `NetworkError.__init__` works out from its arguments."""
     new = cls.__new__(cls)
     OSError.__init__(new, *args)
     new.__dict__ = fields
@@ -272,10 +272,10 @@ def _restore(
 
 
 def _picklable(cause: BaseException | None) -> BaseException | None:
-    """A driver's exception that cannot be pickled, or not be read back, leaves its words and keeps nobody from it."""
+    """A cause that can be pickled: a foreign exception that cannot be is replaced by one with its text."""
     if cause is None or isinstance(cause, NetworkError):
         return cause
-    # Whoever gets here has it loaded already, or is about to copy.
+    # Only pickling and copying get here, and they have loaded it.
     import pickle  # noqa: PLC0415
 
     try:

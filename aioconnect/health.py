@@ -144,16 +144,16 @@ class AddressHealth:
         return sorted(addresses, key=rank)
 
     def steady_until(self, addresses: Iterable[_Placed], now: float) -> float:
-        """Until when the order of these stays as it is, unless something happens."""
+        """The time until which these addresses keep their order, if nothing new is learnt."""
         records = filter(None, (self._records.get(address.sockaddr) for address in addresses))
         times = (time for record in records for time in (record.preferred_until, record.demoted_until))
         return min((time for time in times if time > now), default=math.inf)
 
     def ignored(self) -> bool:
-        """Whether this dial, whose order history has changed, is one that goes without history.
+        """Whether this dial should ignore history. Ask only for dials whose order history has changed.
 
-        In how many dials is drawn, or clients that started together would take their turns together; a count, since
-        that costs a dial less than a throw of the dice.
+        The number of dials until then is drawn at random, so that clients that started together do not look again
+        together. It is drawn once and counted down: cheaper than a random number for each dial.
         """
         if not self._due:
             self._due = max(1, round(self._uniform(0.5 * self._one_in, 1.5 * self._one_in)))

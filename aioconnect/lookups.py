@@ -39,9 +39,9 @@ def _in_thread(fly: Callable[[], None]) -> None:
 
 
 class Lookups(Generic[K, T]):
-    """The lookups under way, and what they found for as long as that is good.
+    """The lookups under way, and their answers for as long as those are valid.
 
-    Belongs to one event loop at a time; a new one finds it empty.
+    Belongs to one event loop at a time; answers are not kept when the loop changes.
     """
 
     __slots__ = ("_flights", "_found", "_loop")
@@ -57,7 +57,7 @@ class Lookups(Generic[K, T]):
             self._loop, self._found, self._flights = loop, {}, {}
 
     def known(self, key: K, now: float) -> T | None:
-        """What was found, as long as it is good."""
+        """The answer, if there is one that is still valid."""
         kept = self._found.get(key)
         return None if kept is None or now >= kept[0] else kept[1]
 
@@ -66,7 +66,7 @@ class Lookups(Generic[K, T]):
         _keep(self._found, key, found, until)
 
     def forget(self, key: K) -> None:
-        """Look it up anew next time, unless it is good for ever."""
+        """Look it up anew next time, unless the answer is valid for ever."""
         if (kept := self._found.get(key)) is not None and kept[0] < math.inf:
             del self._found[key]
 
@@ -81,8 +81,8 @@ class Lookups(Generic[K, T]):
     ) -> T | BaseException:
         """The outcome of the one lookup under way for this key, started now if there is none.
 
-        ``look_up`` is called in a thread and gives what it found, and for how many seconds that is good. What it
-        raises is given back here, since each caller needs an error of its own. ``start`` is for simulated networks,
+        ``look_up`` is called in a thread and returns the answer and the seconds for which it is valid. If it raises,
+        the exception is returned, since each caller needs an error of its own. ``start`` is for simulated networks,
         which need no thread. Raises `ConnectTimeout`, phase ``"resolve"`` with that place, when the limit passes.
         """
         loop = asyncio.get_running_loop()

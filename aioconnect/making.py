@@ -1,6 +1,7 @@
-"""From the settings of one endpoint to its connector, its pool and its link: the constructors decide what is right.
+"""Makes the connector, the pool and the link of an endpoint from its settings.
 
-What they refuse is told with the place where it was said, whether that is a file, a variable or the defaults.
+The constructors decide what is right. A problem that one of them finds is reported with the place of the setting: a
+line of a file, a variable, or the defaults.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Configured(NamedTuple):
 
 
 class Maker:
-    """Makes endpoints of their settings. What is said alike is made once, for it is a value."""
+    """Makes endpoints from their settings. Values are made once and shared by all endpoints with equal settings."""
 
     def __init__(self, problems: Problems, root: Level) -> None:
         self.problems = problems
@@ -53,7 +54,7 @@ class Maker:
         """Its retry budget is that of all endpoints without one of their own."""
 
     def make(self, name: str, where: str, defaults: Level, own: Level) -> Configured | None:
-        """None after a problem; the rest is checked all the same."""
+        """One endpoint; ``None`` if a setting cannot work, which is noted. All the others are checked nevertheless."""
         parts, said = self._said(own.get(("url",)))
         if ("path",) in own if parts is None else parts.path is not None:
             defaults = {path: setting for path, setting in defaults.items() if path[0] not in OPTIONS}
@@ -120,7 +121,7 @@ class _Building:
         return self.part(make, keys_of(Endpoint), url.where)
 
     def recipe(self, make: Callable[..., T], name: str, connector: Connector) -> Callable[[], T] | None:
-        """How to make pools or links. Tried once, which opens nothing, and not again for others that are alike."""
+        """A function that makes pools or links. It is tried once, to find problems now; making one opens nothing."""
         values = self._values(endpoint_keys()[name].table, (name,))
         made = functools.partial(make, connector)
         if values is None or (values and self._once(made, make, values, (name,), self.where) is None):
@@ -128,7 +129,7 @@ class _Building:
         return functools.partial(made, **values)
 
     def whole(self, key: Key, path: Path, where: str) -> Any:
-        """What a table stands for."""
+        """The value that a table describes, such as the `TLS` of ``[...tls]``."""
         missing = [] if key.is_complete else [name for name, each in key.table.items() if each.is_required]
         for name in missing:
             if name not in self.tables.get(path, {}):
@@ -140,7 +141,7 @@ class _Building:
         return None if values is None else self._once(make, make, values, path, where)
 
     def part(self, make: Callable[..., T], keys: Mapping[str, Key], where: str) -> T | None:
-        """What the settings of these keys stand for, outside any table."""
+        """The value that the settings of these keys make, outside any table."""
         values = self._values(keys, ())
         return None if values is None else self._call(make, values, (), where)
 
@@ -165,7 +166,7 @@ class _Building:
         return None if problems.found else values
 
     def _once(self, make: Callable[..., T], alike: object, values: dict[str, Any], path: Path, where: str) -> T | None:
-        """What was made of the same before, or what is now; ``alike`` is what makes all of the kind."""
+        """The value made before from equal settings, or a new one; ``alike`` tells the kinds apart."""
         # With the types: True is 1, but not where an integer is meant.
         sign: object = (alike, *((name, value.__class__, value) for name, value in values.items()))
         try:
@@ -202,7 +203,7 @@ def _tls_options() -> frozenset[str]:
 
 
 def _moved(text: str, **values: Any) -> Endpoint:
-    """The endpoint of a URL, but at another place."""
+    """The endpoint of a URL, with host, port or path changed."""
     return Endpoint.parse(text).replace(**values)
 
 
@@ -228,7 +229,7 @@ def named_codes(problems: Problems, field: str, value: object) -> object:
 
 
 def _number(key: Key, text: str) -> object:
-    """A number that a variable spells; what is none is for the constructor to refuse."""
+    """A number from the text of a variable; any other text is left for the constructor to refuse."""
     for kind in (int, float):
         if kind in key.kinds and re.fullmatch(r"[-+.0-9e]{1,20}", text):
             with contextlib.suppress(ValueError):

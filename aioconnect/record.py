@@ -141,8 +141,8 @@ class Record:
     def hold(self, error: Exception, now: float) -> float | None:
         """Seconds until the next probe of an open circuit; ``None`` if it is closed.
 
-        And ``None`` for an error that is no news of the peer: its probe is due again at once, for others. Who met it
-        has a pace of its own.
+        Also ``None`` for an error that says nothing about the peer, such as a shortage of this host: others may probe
+        at once, and the call that met the error waits by its own policy.
         """
         circuit = self.circuit
         if circuit.since is None or not isinstance(error, NetworkError) or error.kind == "local":

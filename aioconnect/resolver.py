@@ -43,9 +43,10 @@ class Query(NamedTuple):
 
 
 def literal(query: Query) -> AddressInfo | None:
-    """The address of a query for an IP address, which nobody has to be asked for; ``None`` if it is for a name.
+    """The address, if the host of the query is an IP address, so that no lookup is needed; ``None`` for a name.
 
-    ``None`` too for an address with an interface, whose number only the system knows, and with flags.
+    Also ``None`` for an address with an interface (``fe80::1%eth0``), whose number only the system knows, and for a
+    query with flags.
 
     >>> literal(Query("127.0.0.1", 80)).sockaddr
     ('127.0.0.1', 80)
@@ -62,7 +63,10 @@ class Lookup(Protocol):
     """What the dialer needs of a resolver; `Resolver` is one."""
 
     async def resolve(self, query: Query, limit: float = math.inf, source: Source = "call") -> list[AddressInfo]:
-        """The addresses in the order to try them, by a loop time. Raises a `NetworkError`, phase ``"resolve"``."""
+        """The addresses in the order to try them, found before the loop time ``limit``.
+
+        Raises a `NetworkError`, phase ``"resolve"``.
+        """
         ...
 
     def known(self, query: Query, now: float) -> list[AddressInfo] | None:
@@ -70,7 +74,7 @@ class Lookup(Protocol):
         ...
 
     def forget(self, query: Query) -> None:
-        """None of the addresses could be reached: ask anew next time."""
+        """Drop a kept answer: called when none of its addresses could be reached."""
         ...
 
 
@@ -78,11 +82,13 @@ class Resolver:
     """The system's resolver: ``/etc/hosts``, DNS and whatever else nsswitch.conf(5) names.
 
     ``timeout``: seconds for one lookup, within the attempt's limit. ``ttl``: seconds for which an answer is used
-    again; getaddrinfo does not tell the records' own. What could not be reached is resolved anew at once. 0 keeps
-    nothing. ``services``: who finds the SRV records of an endpoint with ``srv``, by default an `srv.ServiceResolver`
-    of its own. Belongs to one event loop at a time; a new one finds it empty.
+    again, since getaddrinfo does not tell the TTL of the records; 0 keeps nothing. A name whose addresses could not be
+    reached is resolved anew. ``services``: finds the SRV records of an endpoint with ``srv``; by default an
+    `srv.ServiceResolver`. Belongs to one event loop at a time; answers are not kept when the loop changes.
 
-    Raises `ConfigError` for a duration that is none.
+    Raises `ConfigError` for settings that cannot work.
+
+        connector = Connector("tcp://db.internal:5432", resolver=Resolver(timeout=2, ttl=30))
     """
 
     __slots__ = ("_lookups", "services", "timeout", "ttl")
@@ -108,7 +114,7 @@ class Resolver:
         self._lookups.forget(query)
 
     async def resolve(self, query: Query, limit: float = math.inf, source: Source = "call") -> list[AddressInfo]:
-        """The addresses of a name in the system's order (RFC 6724), by a loop time.
+        """The addresses of a name in the system's order (RFC 6724), found before the loop time ``limit``.
 
         Raises `NameResolutionError`, `ConnectTimeout`, `ThreadsExhausted`, or what the system ran short of, each
         with phase ``"resolve"`` and ``(host, port)`` as its address.
@@ -134,7 +140,7 @@ class Resolver:
     async def _slowly(
         self, network: Any, query: Query, limit: float, source: Source
     ) -> list[AddressInfo] | BaseException:
-        """The outcome of a lookup that may take its time: in a thread, or in that of a simulated network."""
+        """The outcome of a lookup that takes time: real time in a thread, or that of a simulated network."""
 
         def look_up(query: Query) -> tuple[list[AddressInfo], float]:
             return _found(network, query), self.ttl
@@ -146,7 +152,7 @@ class Resolver:
         return await self._lookups.shared(query, look_up, limit, source, place, start)
 
     def _at_once(self, network: Any, query: Query, until: float, flags: int = 0) -> list[AddressInfo] | BaseException:
-        """The addresses or the exception, of a lookup that waits for nobody."""
+        """The outcome, addresses or an exception, of a lookup that does not block."""
         try:
             found = _found(network, query, flags)
         except Exception as exc:  # noqa: BLE001  (typed by the caller, as those from a thread are)
@@ -170,6 +176,6 @@ def _found(network: Any, query: Query, flags: int = 0) -> list[AddressInfo]:
 
 
 def _typed(outcome: BaseException, query: Query, elapsed: float) -> BaseException:
-    """An error for one of those who wait, with the outcome they share as its cause; or a bug, as it is."""
+    """The typed error for one caller, caused by the outcome that all callers share; a bug stays what it is."""
     error = errors.translate(outcome.with_traceback(None), "resolve", (query.host, query.port), elapsed=elapsed)
     return outcome if error is None else error

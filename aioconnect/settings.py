@@ -51,7 +51,7 @@ _IN_FILES = frozenset({str, int, float, bool, ErrnoSet})
 
 
 class Key:
-    """One keyword: what it takes, and what it is without."""
+    """One keyword of a constructor: the type it takes, and its default."""
 
     __slots__ = (
         "default",

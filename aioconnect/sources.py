@@ -47,7 +47,7 @@ class _Spelling(NamedTuple):
         return ": ".join(filter(None, (self.label, ".".join(path))))
 
     def short(self, path: Path, scope: Path, within: Path) -> str:
-        """What a suggestion calls it, at a place in a scope; a variable has only its whole name."""
+        """The name to suggest, relative to a scope; a variable is always called by its whole name."""
         if self.kind == "variables":
             return self.where((*scope, *path))
         return path[-1] if path[:-1] == within else ".".join(path)
@@ -201,7 +201,7 @@ class Sources:
 
 
 class _Scope:
-    """What one source says of one endpoint, of the defaults, or of the whole."""
+    """The settings that one source has for one endpoint, for the defaults, or for the configuration as a whole."""
 
     def __init__(self, problems: Problems, spelling: _Spelling, path: Path) -> None:
         self.problems = problems
@@ -267,14 +267,14 @@ class _Scope:
         self.level[path] = setting
 
     def check_place(self) -> None:
-        """Within one source the place is said once."""
+        """Note a place that one source gives twice, as ``url`` and in parts."""
         for name in PLACE:
             setting = self.level.get((name,))
             if setting is not None and ("url",) in self.level:
                 self.problems.add(setting.where, setting.value, "must not be given together with url")
 
     def _enter(self, path: Path, key: Key, where: str) -> None:
-        """Whoever writes a table means it, but for defaults of what only an endpoint can ask for."""
+        """Note that this table was given: that alone switches on what it is for, except among the defaults."""
         if not self.is_defaults or (path != ("tls",) and key.is_complete):
             self.level.setdefault(path, Setting(True, where))  # noqa: FBT003  (a switch)
 
@@ -290,7 +290,7 @@ class _Scope:
 
 
 def _meant(every: Mapping[str, Key], keys: Mapping[str, Key], path: Path, name: str) -> list[Path]:
-    """What an unknown key may stand for: the same name in another table, one like it here, or one like it there."""
+    """The keys that an unknown one may stand for: of that name in another table, or spelled alike, here or there."""
     elsewhere: dict[str, list[Path]] = {}
     for each, key in walked(every):
         if key.in_file:
@@ -305,12 +305,12 @@ def _meant(every: Mapping[str, Key], keys: Mapping[str, Key], path: Path, name: 
 
 
 def _items(tree: object) -> Iterable[tuple[str, object]]:
-    """The items of a mapping. Its keys may be anything; what is no known name is refused."""
+    """The items of a mapping, whose keys may be of any type: an unknown one is refused later."""
     return cast("Mapping[str, object]", tree).items()
 
 
 def switched(value: object) -> object:
-    """True or False, if that is what a value in the place of a table says; else the value."""
+    """True or False, if a value that stands in place of a table is a switch (``tls = "on"``); else the value itself."""
     state = False if value is None else switch(value)
     return value if state is None else state
 

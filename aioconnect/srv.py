@@ -70,7 +70,10 @@ class ServiceLookup(Protocol):
     """What an endpoint with ``srv`` needs of a resolver of services; `ServiceResolver` is one."""
 
     async def resolve(self, name: str, limit: float = math.inf, source: Source = "call") -> list[Service]:
-        """The services of a name, by a loop time. Raises a `NetworkError`, phase ``"resolve"``."""
+        """The services of a name, found before the loop time ``limit``.
+
+        Raises a `NetworkError`, phase ``"resolve"``.
+        """
         ...
 
     def known(self, name: str, now: float) -> list[Service] | None:
@@ -78,7 +81,7 @@ class ServiceLookup(Protocol):
         ...
 
     def forget(self, name: str) -> None:
-        """None of them could be reached: ask anew next time."""
+        """Drop a kept answer: called when none of its services could be reached."""
         ...
 
 
@@ -90,7 +93,7 @@ class ServiceResolver:
     search list counts too where that file does. An answer is used again for as long as its records say (TTL). Belongs
     to one event loop at a time; a new one finds it empty.
 
-    Raises `ConfigError` for a duration or a name server that is none.
+    Raises `ConfigError` for a duration or a name server that cannot work.
 
         services = ServiceResolver(nameservers=["10.0.0.53"])
         connector = Connector("srv+tcp://_redis._tcp.example.org", resolver=Resolver(services=services))
@@ -114,7 +117,7 @@ class ServiceResolver:
         self._lookups.forget(name)
 
     async def resolve(self, name: str, limit: float = math.inf, source: Source = "call") -> list[Service]:
-        """The services of a name such as ``_redis._tcp.example.org``, by a loop time.
+        """The services of a name such as ``_redis._tcp.example.org``, found before the loop time ``limit``.
 
         Raises, each with phase ``"resolve"`` and the name as its address: `NameNotFound` for a name without records
         (NXDOMAIN, or an empty answer) and for a service that its domain says not to have (RFC 2782: a target of
@@ -170,7 +173,7 @@ def _nameservers(problems: Problems, value: object) -> tuple[tuple[str, int], ..
 
 
 def _services(answer: dns.resolver.Answer, name: str) -> list[Service]:
-    """What the records say. Those of a host that cannot be one, and of port 0, are left out."""
+    """The services that the records name, without those whose host is invalid or whose port is 0."""
     found: list[Service] = []
     for record in answer:
         # The final dot says that the name is complete; the system would not find one with it in /etc/hosts.

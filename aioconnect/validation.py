@@ -136,7 +136,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like one that is not; None when none is near."""
+    """The known name that is most like ``name``; None when none is near."""
     # Only a mistake needs it, and its import costs 3 ms.
     import difflib  # noqa: PLC0415
 
@@ -200,7 +200,7 @@ def check_duration(
 
 
 def seconds(field: str, value: object, *, zero: bool = False) -> float:
-    """A duration given to a call, in seconds. Raises ConfigError at once if it is none."""
+    """A duration given to a call, in seconds. Raises ConfigError at once if it cannot be one."""
     problems = Problems()
     checked = check_duration(problems, field, value, zero=zero)
     problems.raise_any()
@@ -226,7 +226,7 @@ def check_optional_duration(
 
 
 def check_integer(problems: Problems, field: str, value: object, low: int, high: int | None = None) -> int:
-    """An integer from low to high, or its decimal digits. A bool is none, and neither is a float."""
+    """An integer from low to high, or its decimal digits. Neither a bool nor a float is accepted."""
     # Digits are limited because int() refuses more than 4300 with an error of its own.
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         value = int(value)
@@ -239,7 +239,7 @@ def check_integer(problems: Problems, field: str, value: object, low: int, high:
 
 
 def check_number(problems: Problems, field: str, value: object, low: float, high: float | None = None) -> float:
-    """A finite number from low to high. A bool is none, and neither is a text: it would have a unit."""
+    """A finite number from low to high. Neither a bool nor a text is accepted, for a text would have a unit."""
     top = sys.float_info.max if high is None else high
     if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= top:
         return float(value)
@@ -249,7 +249,7 @@ def check_number(problems: Problems, field: str, value: object, low: float, high
 
 
 def switch(value: object) -> bool | None:
-    """What a bool or a text such as ``"on"``, ``"no"``, ``"1"`` stands for; None if it is no switch."""
+    """True or False for a bool or a text such as ``"on"``, ``"no"``, ``"1"``; None if it is neither."""
     if isinstance(value, bool):
         return value
     return _SWITCHES.get(value.lower()) if isinstance(value, str) else None
