@@ -32,7 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
-from aioconnect import codes, explaining
+from aioconnect import codes
 
 __all__ = (
     "AccessDenied",
@@ -1079,6 +1079,8 @@ def explain(what: str | int | BaseException) -> str:
     >>> print(explain("ECONNREFUSED").splitlines()[0])
     ECONNREFUSED: nothing listens on that port, or a firewall says so
     """
+    from aioconnect import explaining  # noqa: PLC0415  (the words would take 1 ms of every import)
+
     members: tuple[str, ...] = ()
     number, words = None, str(what).strip()
     if isinstance(what, BaseException):

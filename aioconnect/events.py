@@ -1,16 +1,17 @@
-"""What happens while connecting, for whoever wants to know: frozen values handed to an `Observer`.
-
-Named tuples, not dataclasses: a frozen dataclass costs half a millisecond of import time.
-"""
+"""What happens while connecting, for whoever wants to know: frozen values handed to an `Observer`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from aioconnect.errors import Address, NetworkError
-from aioconnect.states import LinkState
+from aioconnect.values import Fact
+
+if TYPE_CHECKING:
+    # For no program but one with a Link: an enum takes as long to make as all events.
+    from aioconnect.states import LinkState
 
 __all__ = (
     "AttemptFailed",
@@ -29,14 +30,14 @@ __all__ = (
 )
 
 
-class AttemptStarted(NamedTuple):
+class AttemptStarted(Fact):
     """An attempt begins; ``attempt`` counts from 1 within its call."""
 
     endpoint: str
     attempt: int
 
 
-class Resolved(NamedTuple):
+class Resolved(Fact):
     """The names are resolved; ``addresses`` are in the order in which they are tried. ``elapsed`` in seconds."""
 
     endpoint: str
@@ -44,7 +45,7 @@ class Resolved(NamedTuple):
     elapsed: float
 
 
-class AttemptFailed(NamedTuple):
+class AttemptFailed(Fact):
     """An attempt failed; ``error`` is typed unless it is a foreign one out of a ``prepare`` hook."""
 
     endpoint: str
@@ -58,7 +59,7 @@ class AttemptFailed(NamedTuple):
         return getattr(self.error, "code", None)
 
 
-class Retrying(NamedTuple):
+class Retrying(Fact):
     """After so many attempts, the call sleeps ``pause`` seconds before the next."""
 
     endpoint: str
@@ -67,7 +68,7 @@ class Retrying(NamedTuple):
     pause: float
 
 
-class Connected(NamedTuple):
+class Connected(Fact):
     """A connection is made, and prepared if there is a hook; ``elapsed`` in seconds for this attempt."""
 
     endpoint: str
@@ -76,20 +77,20 @@ class Connected(NamedTuple):
     elapsed: float
 
 
-class GaveUp(NamedTuple):
+class GaveUp(Fact):
     """A call ends without a connection; ``error`` is what it raises."""
 
     endpoint: str
     error: Exception
 
 
-class Cancelled(NamedTuple):
+class Cancelled(Fact):
     """A call was cancelled, or its caller's own time limit has passed."""
 
     endpoint: str
 
 
-class CircuitOpened(NamedTuple):
+class CircuitOpened(Fact):
     """A circuit has opened after so many failures in a row; its next probe is due in ``retry_in`` seconds."""
 
     endpoint: str
@@ -98,14 +99,14 @@ class CircuitOpened(NamedTuple):
     error: NetworkError | None
 
 
-class CircuitClosed(NamedTuple):
+class CircuitClosed(Fact):
     """A probe was good, and the circuit is closed again, after ``elapsed`` seconds."""
 
     endpoint: str
     elapsed: float
 
 
-class LinkStateChanged(NamedTuple):
+class LinkStateChanged(Fact):
     """A `Link` is in another state; ``error`` is what made it so, ``None`` if it was no error."""
 
     endpoint: str

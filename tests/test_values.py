@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from aioconnect import Backoff, CircuitBreaker, ConfigError, RetryBudget
-from aioconnect.values import Value
+from aioconnect.values import Fact, Value
+
+
+class Seen(Fact):
+    who: str
+    what: int
+
 
 VALUES = [CircuitBreaker(3, "fail"), RetryBudget(0.5, 2, 3, "fail"), Backoff(1, 2, 3, "equal")]
 
@@ -35,7 +41,7 @@ class Marked(Point):
     __slots__ = ()
 
 
-@pytest.mark.parametrize("value", [*VALUES, Named(1, 2, "a"), Marked(1, 2)], ids=repr)
+@pytest.mark.parametrize("value", [*VALUES, Named(1, 2, "a"), Marked(1, 2), Seen("a", 1)], ids=repr)
 def test_copies_are_equal(value: Any) -> None:
     for made in (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value)), value.replace()):
         assert made == value
@@ -77,3 +83,25 @@ def test_what_is_replaced_is_checked() -> None:
         CircuitBreaker().replace(failures=0)
     with pytest.raises(TypeError):
         CircuitBreaker().replace(color=1)
+
+
+def test_a_fact_takes_its_fields_by_place_or_by_name() -> None:
+    fact = Seen("a", what=1)
+    assert (fact.who, fact.what) == ("a", 1)
+    assert fact == Seen("a", 1) == Seen(what=1, who="a")
+    assert fact.replace(what=2) == Seen("a", 2)
+    match fact:
+        case Seen(who, what=1):
+            assert who == "a"
+        case _:
+            pytest.fail("it matches by place and by name")
+    with pytest.raises(AttributeError):
+        fact.who = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"), [((), {}), (("a",), {}), (("a", 1, 2), {}), (("a",), {"who": "b"}), (("a", 1), {"when": 2})]
+)
+def test_a_fact_takes_each_field_once(values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="Seen takes who, what, each once"):
+        Seen(*values, **named)

@@ -83,7 +83,7 @@ class Recorder:
 
     def _lines(self) -> Iterator[str]:
         for at, event in self.timed:
-            fields = ", ".join(f"{name}={_shown(value)}" for name, value in event._asdict().items())
+            fields = ", ".join(f"{name}={_shown(value)}" for name, value in vars(event).items())
             yield f"{at:10.3f}  {type(event).__name__}({fields})"
 
     def __repr__(self) -> str:
