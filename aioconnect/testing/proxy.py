@@ -77,19 +77,13 @@ def parse_fault(text: Fault | str) -> Fault:
         hint = did_you_mean(words[0], _WORDS) if words else f"must be one of {', '.join(_WORDS)}"
         raise ConfigError(f"fault={shown(text)}: is none; {hint}")
     word, rest = words[0], words[1:]
-    if word in {"reset", "close", "stall"}:
-        return Fault(word, share, size=_cut(text, " ".join(words)).after)
     if word == "latency":
-        durations = [parse_duration(each) for each in rest]
-        if len(durations) in {1, 2} and all(each is not None and 0 <= each < math.inf for each in durations):
-            return Fault(word, share, durations[0] or 0.0, (durations[1:] or [0.0])[0] or 0.0)
-        raise ConfigError(f"fault={shown(text)}: must be like 'latency 100ms' or 'latency 100ms 20ms'")
+        return _latency(text, share, rest)
     if word == "rate":
-        found = re.fullmatch(r"([1-9][0-9]{0,11})([km]?)", " ".join(rest))
-        if found is None:
-            raise ConfigError(f"fault={shown(text)}: must be like 'rate 5000' or 'rate 64k', bytes in a second")
-        return Fault(word, share, size=int(found[1]) * (_UNITS(found[2]) or 1))
-    return _down(text, share, rest)
+        return _rate(text, share, rest)
+    if word == "down":
+        return _down(text, share, rest)
+    return Fault(word, share, size=_cut(text, " ".join(words)).after)
 
 
 def _share(text: str, percentage: str) -> float:
@@ -100,6 +94,20 @@ def _share(text: str, percentage: str) -> float:
     if not 0 < share <= 1:
         raise ConfigError(f"fault={shown(text)}: must begin with a percentage above 0 and up to 100, if with any")
     return share
+
+
+def _latency(text: str, share: float, rest: list[str]) -> Fault:
+    durations = [parse_duration(each) for each in rest]
+    if len(durations) in {1, 2} and all(each is not None and 0 <= each < math.inf for each in durations):
+        return Fault("latency", share, durations[0] or 0.0, (durations[1:] or [0.0])[0] or 0.0)
+    raise ConfigError(f"fault={shown(text)}: must be like 'latency 100ms' or 'latency 100ms 20ms'")
+
+
+def _rate(text: str, share: float, rest: list[str]) -> Fault:
+    found = re.fullmatch(r"([1-9][0-9]{0,11})([km]?)", " ".join(rest))
+    if found is None:
+        raise ConfigError(f"fault={shown(text)}: must be like 'rate 5000' or 'rate 64k', bytes in a second")
+    return Fault("rate", share, size=int(found[1]) * (_UNITS(found[2]) or 1))
 
 
 def _cut(text: str, words: str) -> Step:
