@@ -93,6 +93,9 @@ class Policy(Value):
             "breaker": breaker,
             "budget": budget,
         }
+        if isinstance(retry_on, int):
+            # Policy(10): meant is a limit, and errno 10 would be all that is retried.
+            problems.add("retry_on", retry_on, "must be a set of errors; timeout= and max_attempts= are given by name")
         if not _is_strategy(wait):
             problems.add("wait", wait, "must be a Backoff or another tenacity wait")
         if stop is not None and not _is_strategy(stop):

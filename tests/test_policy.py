@@ -108,6 +108,7 @@ THING = "must be a code name, an errno number or an exception class"
         ({"wait": wait_none}, ["wait=<ABCMeta>: must be a Backoff or another tenacity wait"]),
         ({"stop": 3}, ["stop=3: must be a tenacity stop, or None"]),
         ({"stop": stop_after_attempt}, ["stop=<ABCMeta>: must be a tenacity stop, or None"]),
+        ({"retry_on": 10}, ["retry_on=10: must be a set of errors; timeout= and max_attempts= are given by name"]),
         ({"breaker": 1}, ["breaker=1: must be a CircuitBreaker, or None"]),
         ({"budget": object()}, ["budget=<object>: must be a RetryBudget, or None"]),
         (
