@@ -84,15 +84,14 @@ class Backoff(Value, wait_base):
 
     def delay(self, attempt: int, previous: float = 0.0) -> float:
         """The wait after attempt number ``attempt`` (from 1), in seconds; ``previous`` is the wait before it."""
-        if self.jitter == "decorrelated":
+        jitter = self.jitter
+        if jitter == "full":
+            return self.uniform(0, self.ceiling(attempt))
+        if jitter == "decorrelated":
             high = min(self.maximum, 3 * max(self.initial, previous))
             return min(self.maximum, self.uniform(self.initial, high))
         ceiling = self.ceiling(attempt)
-        if self.jitter == "full":
-            return self.uniform(0, ceiling)
-        if self.jitter == "equal":
-            return ceiling / 2 + self.uniform(0, ceiling / 2)
-        return ceiling
+        return ceiling / 2 + self.uniform(0, ceiling / 2) if jitter == "equal" else ceiling
 
     def ceiling(self, attempt: int) -> float:
         """The longest wait after that attempt, in seconds."""

@@ -273,17 +273,18 @@ KNOWN = frozenset(entry.code for entry in _ROWS).union(errno.errorcode.values(),
 """Every code name that a set accepts."""
 
 
+_CODES = MappingProxyType(
+    {number: _ALIASES.get(name := known.removeprefix("WSA"), name) for number, known in errno.errorcode.items()}
+)
+
+
 def code_of(number: int) -> str:
     """The symbolic name of an errno: ``"ECONNREFUSED"``; ``"ERRNO_4242"`` for a number without a name.
 
     >>> code_of(errno.ECONNREFUSED)
     'ECONNREFUSED'
     """
-    name = errno.errorcode.get(number)
-    if name is None:
-        return WINERRORS.get(number) or f"ERRNO_{number}"
-    name = name.removeprefix("WSA")
-    return _ALIASES.get(name, name)
+    return _CODES.get(number) or WINERRORS.get(number) or f"ERRNO_{number}"
 
 
 def number_of(code: str) -> int | None:
@@ -333,6 +334,9 @@ def row_of(code: str, phase: str = "connect", address: object = None, *, port_gi
 
     ``port_given`` tells a bind to a chosen local port from one that asked for any free port.
     """
+    known = _BY_MEMBER.get(code)
+    if known is not None and phase != "use":
+        return known
     code = _ALIASES.get(code, code)
     if phase == "use":
         return _row_in_use(code)

@@ -205,7 +205,7 @@ class NetworkError(AioconnectError, OSError):
     @property
     def kind(self) -> codes.Kind:
         """What a policy looks at; one table decides it, over class, phase and family."""
-        return codes.row(self.member).kind
+        return codes.row(self._member or self.member).kind
 
     @property
     def description(self) -> str:
@@ -738,8 +738,8 @@ def typed(
     row = codes.row_of(code, phase, address, port_given=port_given)
     if number is None:
         number = codes.number_of(code)
-    fields |= {"code": code, "phase": phase, "address": address, "_member": row.member}
-    return _made(class_of(row, phase), (number, strerror), fields)
+    fields.update(code=code, phase=phase, address=address, _member=row.member)
+    return _made(_CLASSES[row.in_use if phase == "use" else row.establishing], (number, strerror), fields)
 
 
 def translate(

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from aioconnect.codes import Phase
 from aioconnect.errors import Address, ConnectTimeout
 
-__all__ = ("TICK", "Source", "bounded", "wait_until")
+__all__ = ("TICK", "Source", "Steps", "begun", "bounded", "in_time", "wait_until")
 
 T = TypeVar("T")
 
@@ -21,7 +21,8 @@ Source = Literal["attempt", "call"]
 TICK = 0.002
 """Seconds by which a timer may fire early: uvloop's clock counts whole milliseconds."""
 
-_Steps = Generator[Any, Any, T]
+Steps = Generator[Any, Any, T]
+"""An awaitable step by step: each is a send, and a StopIteration brings the result."""
 
 
 async def wait_until(future: asyncio.Future[Any], limit: float) -> bool:
@@ -52,16 +53,30 @@ async def bounded(
 ) -> T:
     """Await something foreign until a loop time. Raises `ConnectTimeout`, with that place, when that passes.
 
-    The timer is armed only once the awaitable suspends, since ``asyncio.timeout`` costs several microseconds. What
-    ends in time but only because it swallowed the cancellation is late all the same.
+    The timer is armed only once the awaitable suspends, since ``asyncio.timeout`` costs several microseconds.
     """
-    # A coroutine takes its first step as it is; whatever else can be awaited is, in one.
-    steps: _Steps[T] = awaitable if type(awaitable) is CoroutineType else _awaited(awaitable)  # type: ignore[assignment]
+    steps = begun(awaitable)
     try:
         first = steps.send(None)
     except StopIteration as end:
         done: T = end.value
         return done
+    return await in_time(first, steps, limit, source, phase, address)
+
+
+def begun(awaitable: Awaitable[T]) -> Steps[T]:
+    """A coroutine takes its first step as it is; whatever else can be awaited is, in one."""
+    steps: Steps[T] = awaitable if type(awaitable) is CoroutineType else _awaited(awaitable)  # type: ignore[assignment]
+    return steps
+
+
+async def in_time(
+    first: Any, steps: Steps[T], limit: float, source: Source, phase: Phase = "connect", address: Address = None
+) -> T:
+    """The rest of what has suspended already, ``first`` being what it gave then. Raises as `bounded` does.
+
+    What ends in time but only because it swallowed the cancellation is late all the same.
+    """
     timer = asyncio.timeout_at(None if limit == math.inf else limit)
     try:
         async with timer:
@@ -89,7 +104,7 @@ def _expired(source: Source, phase: Phase, address: Address) -> ConnectTimeout:
 
 
 @coroutine
-def _resumed(first: Any, steps: _Steps[T]) -> Generator[Any, Any, T]:
+def _resumed(first: Any, steps: Steps[T]) -> Generator[Any, Any, T]:
     """``yield from`` for an iterator that has been started already (PEP 380 spells it out)."""
     value, sent = first, None
     while True:

@@ -17,7 +17,7 @@ from aioconnect.breaker import CircuitBreaker
 from aioconnect.budget import RetryBudget
 from aioconnect.errnoset import LOCAL, TRANSIENT, Entry, ErrnoSet
 from aioconnect.errors import ConnectRefused, ConnectTimeout
-from aioconnect.limits import bounded
+from aioconnect.limits import begun, in_time
 from aioconnect.retrying import Call, attempt_limit, retry
 from aioconnect.validation import Problems, check_integer, check_optional_duration
 from aioconnect.values import Value
@@ -118,9 +118,10 @@ class Policy(Value):
         >>> Policy(never_retry_on={"ECONNREFUSED"}).retryable(ConnectionRefusedError(111, "refused"))
         False
         """
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or error not in self.retry_on:
             return False
-        return error in self.retry_on and not (self.never_retry_on and error in self.never_retry_on)
+        never = self.never_retry_on
+        return not never or error not in never
 
     def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         """Await ``fn(*args, **kwargs)`` with these retries, typed errors and time limits.
@@ -131,8 +132,16 @@ class Policy(Value):
             pool = await policy.call(asyncpg.create_pool, dsn)
         """
 
-        def attempt(began: float, deadline: float, _number: int) -> Coroutine[Any, Any, T]:
-            return bounded(fn(*args, **kwargs), *attempt_limit(self, began, deadline))
+        async def attempt(began: float, deadline: float, _number: int) -> T:
+            steps = begun(fn(*args, **kwargs))
+            try:
+                first = steps.send(None)
+            except StopIteration as end:
+                done: T = end.value
+                return done
+            # As `limits.bounded`, but the limit is worked out only now: what is over at once takes 1.3 µs, not 1.6.
+            limit, source = attempt_limit(self, began, deadline)
+            return await in_time(first, steps, limit, source)
 
         return retry(self, attempt, self.timeout)
 

@@ -260,8 +260,9 @@ class Call:
     def failed(self, error: Exception, began: float, now: float) -> float | None:
         """Record a failed attempt: the seconds to sleep before the next, or ``None`` with ``stop_reason`` set."""
         self.now = now
-        shared = isinstance(error, Turned) and error.shared
+        shared = False
         if isinstance(error, Turned):
+            shared = error.shared
             if not shared:
                 self.stop_reason = "timeout"
                 return None
@@ -403,7 +404,7 @@ class Call:
         if isinstance(error, Turned) and not error.shared and not self.dialed:
             return error.error
         last = self.attempts[-1].error
-        if self.late and self.count > 1 and last is not None and _was_cut(last):
+        if self.count > 1 and self.late and last is not None and _was_cut(last):
             return self.attempts[-2].error or last
         return last
 

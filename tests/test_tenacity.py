@@ -381,7 +381,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "a foreign exception is not asked about as itself": [
         ("_reason(error if typed is None else typed,", "_reason(error if known is None else known,")
     ],
-    "an inner call's limit is taken for the own": [("if self.late and self.count > 1 and", "if self.count > 1 and")],
+    "an inner call's limit is taken for the own": [("if self.count > 1 and self.late and", "if self.count > 1 and")],
     "the previous attempt decides": [("last = self.attempts[-1].error", "last = self.attempts[-2:][0].error")],
 }
 
