@@ -5,8 +5,9 @@ run asyncio's own code. Only the moment of loss is ours: the protocol types the 
 call raises a new object (asyncio raises the same one again and again, and its traceback grows with each).
 
 Private names of asyncio in use: ``StreamReader._exception``, ``StreamReader._buffer``, ``StreamReader._transport``,
-``StreamReaderProtocol._stream_reader``, ``StreamReaderProtocol._over_ssl``, ``StreamWriter._transport``,
-``StreamWriter._protocol``, ``FlowControlMixin._drain_helper``, ``FlowControlMixin._drain_waiters``; a test pins them.
+``StreamReaderProtocol._stream_reader``, ``StreamReaderProtocol._over_ssl``, ``StreamReaderProtocol._closed``,
+``StreamWriter._transport``, ``StreamWriter._protocol``, ``FlowControlMixin._drain_helper``,
+``FlowControlMixin._drain_waiters``; a test pins them.
 """
 
 from __future__ import annotations
@@ -274,6 +275,7 @@ class _Protocol(StreamReaderProtocol):
     lost: NetworkError | None = None
     address: Address = None
     closing: tuple[asyncio.Future[None], ...] = ()
+    _closed: asyncio.Future[None]
     _drain_waiters: Iterable[asyncio.Future[None]]
     _over_ssl: bool
 
@@ -333,6 +335,9 @@ class _Protocol(StreamReaderProtocol):
             if not waiter.done():
                 waiter.set_exception(_again(self.lost))
         super().connection_lost(exc)
+        if not self._closed.cancelled():
+            # Nobody need ask. asyncio sees to that in `__del__`, too late for a future that is collected before.
+            self._closed.exception()
         for waiter in self.closing:
             if not waiter.done():
                 waiter.set_result(None)

@@ -70,13 +70,14 @@ class Connecting(Coroutine[Any, Any, T]):
     Nothing happens before. Each ``await`` asks for another connection; ``async with`` is for one at a time.
     """
 
-    __slots__ = ("_coroutine", "_held", "_start", "_total")
+    __slots__ = ("_coroutine", "_entered", "_held", "_start", "_total")
 
     def __init__(self, start: Callable[[float | None], Coroutine[Any, Any, T]], total: float | None) -> None:
         self._start = start
         self._total = total
         self._coroutine: Coroutine[Any, Any, T] | None = None
         self._held: T | None = None
+        self._entered = False
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._start(self._total).__await__()
@@ -100,16 +101,20 @@ class Connecting(Coroutine[Any, Any, T]):
             self._coroutine.close()
 
     async def __aenter__(self) -> T:
-        if self._held is not None:
+        if self._entered:
             raise RuntimeError("this connection is in use by another `async with`; call connect() for each")
-        self._held = await self
-        return self._held
+        self._entered = True
+        try:
+            held = self._held = await self
+        finally:
+            self._entered = self._held is not None
+        return held
 
     async def __aexit__(
         self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         held: Any = self._held
-        self._held = None
+        self._held, self._entered = None, False
         await held.__aexit__(cls, exc, traceback)
 
 

@@ -292,6 +292,18 @@ async def test_reset_while_idle(pair: Pair, tls: bool) -> None:
         await assert_lost(conn, errors.ConnectionResetByPeer)
 
 
+async def test_a_loss_that_nobody_waits_for_is_not_reported(pair: Pair) -> None:
+    """Not left to asyncio's ``__del__``, which in a cycle may come after the future's own report."""
+    async with pair() as (conn, remote):
+        wire_of(remote).reset()
+        await lost(conn)
+        closed: Any = conn.writer._protocol._closed
+        assert closed.done()
+        assert not closed._log_traceback
+        with pytest.raises(errors.ConnectionResetByPeer):
+            await conn.writer.wait_closed()
+
+
 @BOTH
 async def test_reset_while_writing(pair: Pair, tls: bool) -> None:
     """Two callers are blocked in flow control: each has an error of its own."""
@@ -884,7 +896,7 @@ async def test_private_names_of_asyncio_in_use(pair: Pair) -> None:
         writer = asyncio.StreamWriter(conn.writer.transport, protocol, reader, loop)
         assert {"_buffer", "_exception", "_transport"} <= vars(reader).keys()
         assert {"_transport", "_protocol"} <= vars(writer).keys()
-        assert {"_drain_waiters", "_paused", "_over_ssl"} <= vars(protocol).keys()
+        assert {"_drain_waiters", "_paused", "_over_ssl", "_closed"} <= vars(protocol).keys()
         assert inspect.iscoroutinefunction(FlowControlMixin._drain_helper)  # type: ignore[attr-defined]
         assert isinstance(protocol._stream_reader, asyncio.StreamReader)  # type: ignore[attr-defined]
         source = inspect.getsource(asyncio.StreamWriter.drain)

@@ -1329,6 +1329,23 @@ async def test_a_connecting_may_be_a_task_and_is_held_once() -> None:
         connector.connect().close()
 
 
+async def test_a_connecting_is_entered_by_one_of_two_who_come_together() -> None:
+    with listening() as server:
+        connecting = Connector(Endpoint(*server.getsockname()), ONCE).connect()
+        entered = await asyncio.gather(connecting.__aenter__(), connecting.__aenter__(), return_exceptions=True)
+        assert [type(each) for each in entered] == [aioconnect.Connection, RuntimeError]
+        await connecting.__aexit__(None, None, None)
+        async with connecting:
+            pass
+
+
+async def test_a_connecting_that_failed_may_be_entered_again() -> None:
+    connecting = Connector(Endpoint("127.0.0.1", closed_port()), ONCE).connect()
+    for _ in range(2):
+        with pytest.raises(errors.ConnectRefused):
+            await connecting.__aenter__()
+
+
 @virtual
 async def test_a_connecting_in_a_task_is_cancelled_as_any() -> None:
     Network.of_loop({A: SILENT})
