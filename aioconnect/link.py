@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self, cast
 
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
@@ -91,7 +91,7 @@ class Link:
         """
         return _Connections(self._supervisor)
 
-    async def ready(self, timeout: float | str | None = None, fail_after: int | None = None) -> None:
+    def ready(self, timeout: float | str | None = None, fail_after: int | None = None) -> Coroutine[Any, Any, None]:
         """Wait until the link is READY, asking it to connect if nobody has.
 
         ``timeout``: seconds; ``None``: no limit. ``fail_after``: give up after so many failed attempts in a row. The
@@ -106,7 +106,7 @@ class Link:
         problems = Problems()
         left = None if fail_after is None else check_integer(problems, "fail_after", fail_after, 1)
         problems.raise_any()
-        await self._supervisor.ready(allowed, left)
+        return self._supervisor.ready(allowed, left)
 
     def retry_now(self) -> None:
         """End the pause, if one is on: the next attempt begins at once. For whoever learns that the peer is back."""
@@ -144,13 +144,8 @@ class _Connections:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Connection:
-        if self._supervisor is not None:
-            await self._supervisor.part()
-            connection = await self._supervisor.next()
-            if connection is not None:
-                return connection
-        raise StopAsyncIteration
+    def __anext__(self) -> Coroutine[Any, Any, Connection]:
+        return _nothing() if self._supervisor is None else self._supervisor.following()
 
     def close(self) -> None:
         """Drop the connection at once, and make way for another consumer."""
@@ -160,6 +155,10 @@ class _Connections:
 
     # `break`, `return` and exceptions take a loop's iterator off the stack, and tell nobody.
     __del__ = close
+
+
+async def _nothing() -> NoReturn:
+    raise StopAsyncIteration
 
 
 async def _is_done(consume: Consume, connection: Connection) -> bool:
@@ -176,5 +175,5 @@ async def _is_done(consume: Consume, connection: Connection) -> bool:
 def _is_loss(exc: BaseException) -> bool:
     """Whether it says nothing but that a connection is lost, as it comes out of a task group, too."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(map(_is_loss, exc.exceptions))
+        return all(map(_is_loss, cast("BaseExceptionGroup[BaseException]", exc).exceptions))
     return isinstance(exc, ConnectionLost)

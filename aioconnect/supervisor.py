@@ -16,12 +16,11 @@ from typing import Any
 from tenacity import RetryCallState
 
 from aioconnect.connection import Connection
-from aioconnect.connector import Connector
+from aioconnect.connector import Connecting, Connector
 from aioconnect.errnoset import STARTING
-from aioconnect.errors import AlreadyClosed, ConnectError, ConnectTimeout, NetworkError, PeerClosed
-from aioconnect.events import LinkStateChanged, tell
+from aioconnect.errors import AlreadyClosed, Attempt, ConnectError, ConnectTimeout, NetworkError, PeerClosed, StopReason
+from aioconnect.events import Event, GaveUp, LinkStateChanged, Retrying, tell
 from aioconnect.heartbeat import Heartbeat, Pulse, ended, unwatch, watch
-from aioconnect.limits import wait_until
 from aioconnect.schedule import Schedule
 from aioconnect.states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, LinkState, follow
 
@@ -35,6 +34,7 @@ class Supervisor:
     """
 
     __slots__ = (
+        "_alarm",
         "_connector",
         "_consumer",
         "_ended_by",
@@ -42,7 +42,6 @@ class Supervisor:
         "_kept",
         "_loop",
         "_nap",
-        "_one_attempt",
         "_pid",
         "_proven",
         "_schedule",
@@ -60,10 +59,9 @@ class Supervisor:
     def __init__(self, connector: Connector, heartbeat: Heartbeat | None) -> None:
         self._connector = connector
         self._heartbeat = heartbeat
-        self._one_attempt = connector.unlimited(also=STARTING, stop=_after_one)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
-        self._telling: list[LinkStateChanged] | None = None
+        self._telling: list[Event] | None = None
         self.place = connector.endpoint.place
         self._forget()
 
@@ -83,6 +81,7 @@ class Supervisor:
         self._waiters: tuple[_Waiter, ...] = ()
         self._kept: _Kept | None = None
         self._nap: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._unwinding: tuple[asyncio.Task[None], ...] = ()
         """Tasks that were cancelled, until they have ended."""
@@ -97,7 +96,8 @@ class Supervisor:
             if self._unwinding:
                 await asyncio.wait(self._unwinding)
             while True:
-                await self._pause()
+                if self._schedule.resume_at > self._now():
+                    await self._rest(self._schedule.resume_at)
                 connection = await self._attempt()
                 if connection is not None:
                     await self._hold(connection)
@@ -110,6 +110,7 @@ class Supervisor:
         except Exception as exc:  # noqa: BLE001  (raised by those who ask)
             self._end(exc)
         finally:
+            self._wake()
             self._let_go(asyncio.current_task())
 
     def _let_go(self, task: asyncio.Task[Any] | None) -> None:
@@ -118,27 +119,34 @@ class Supervisor:
         if self._task is task:
             self._task = None
 
-    async def _pause(self) -> None:
-        resume_at = self._schedule.resume_at
-        if resume_at <= self._now():
-            return
+    def _rest(self, resume_at: float) -> asyncio.Future[None]:
+        """The pause before the next attempt. A timer and a future, and no frame: this is where links spend outages."""
         if self.state is IDLE:
             self._move(TRANSIENT_FAILURE, self.last_error)
-        self._nap = asyncio.get_running_loop().create_future()
-        try:
-            await wait_until(self._nap, resume_at)
-        finally:
-            self._nap = None
+        if self._connector.observers:
+            self._tell(Retrying(self.place, self._schedule.failures, self.last_error, resume_at - self._now()))
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_at(resume_at, self._wake)
+        self._nap = loop.create_future()
+        return self._nap
+
+    def _wake(self) -> None:
+        """End the pause, if one is on."""
+        if self._alarm is not None and self._nap is not None:
+            self._alarm.cancel()
+            if not self._nap.done():
+                self._nap.set_result(None)
+        self._alarm = self._nap = None
 
     async def _attempt(self) -> Connection | None:
         self._move(CONNECTING)
         record = self._connector.record
         try:
             if not self._schedule.failures or record.circuit.since is not None:
-                return await self._one_attempt.connect(wait=True)
+                return await self._dialed()
             # A retry, and no probe of an open circuit: it is paid for, where there is a budget.
             await record.settle(math.inf)
-            connection = await self._one_attempt.connect(wait=True)
+            connection = await self._dialed()
             record.refund()
             return connection
         except NetworkError as error:
@@ -149,12 +157,20 @@ class Supervisor:
             self._failed(error, permanent=permanent)
             return None
 
+    def _dialed(self) -> Connecting[Connection]:
+        # Made for each attempt, for it is nothing to keep through a pause.
+        single = self._connector.unlimited(also=STARTING, stop=_after_one)
+        if single.observers:
+            single.observers = (self._overheard,)
+        return single.connect(wait=True)
+
     def _failed(self, error: NetworkError, *, permanent: bool) -> None:
-        self.last_error = error
+        # What is raised tells the story of one attempt, around the error that is worth keeping.
+        self.last_error = error.__cause__ if isinstance(error.__cause__, NetworkError) else error
         self._schedule.failed(error, self._now(), self._connector.circuit, permanent=permanent)
         self._move(TRANSIENT_FAILURE, error)
         for waiter in self._waiters:
-            waiter.failed(error, self._now())
+            waiter.failed(self.last_error, self._now(), self.place)
 
     async def _hold(self, connection: Connection) -> None:
         """READY, and what follows, until the connection is over: lost, and of no use to its consumer any more."""
@@ -169,7 +185,7 @@ class Supervisor:
             kept.pulse = Pulse(self._heartbeat, connection, self._end)
         self._move(READY)
         for waiter in self._waiters:
-            waiter.succeeded()
+            waiter.told(None)
         if self._taker is not None and not self._taker.done():
             # Straight into its hands, for even if it is lost by now, there may be something to read.
             kept.taken = True
@@ -202,28 +218,28 @@ class Supervisor:
         loop = self._enter()
         if self.state is READY:
             return
-        waiter = _Waiter(loop, fail_after)
+        waiter = _Waiter(loop, allowed, fail_after)
         self._waiters = (*self._waiters, waiter)
         try:
             self._ask()
-            answered = await wait_until(waiter.answer, waiter.began + allowed)
+            late = await waiter.answer
             self._wanted = True
         except NetworkError:
             self._wanted = True
             raise
         finally:
+            waiter.stop()
             self._waiters = tuple(each for each in self._waiters if each is not waiter)
             if not (self._consumer or self._wanted or self._waiters):
                 self._stop()
-        if not answered:
+        if late:
             raise self._late(waiter) from self.last_error
 
     def retry_now(self) -> None:
         """End the pause."""
         self._schedule.resume()
         self._connector.retry_now()
-        if self._nap is not None and not self._nap.done():
-            self._nap.set_result(None)
+        self._wake()
 
     async def close(self, timeout: float) -> None:
         """Close the connection, bounded, and whatever is under way; nothing comes after it."""
@@ -271,7 +287,7 @@ class Supervisor:
         if self._taker is not None and not self._taker.done():
             self._taker.set_result(None)
         for waiter in self._waiters:
-            waiter.answer.set_exception(self._ending())
+            waiter.told(self._ending())
 
     def _ending(self) -> Exception:
         """What those get who ask a link that has ended; a new object for each, where it is ours."""
@@ -305,16 +321,14 @@ class Supervisor:
     def _now(self) -> float:
         return self._loop.time() if self._loop is not None else -math.inf
 
-    def _late(self, waiter: _Waiter) -> ConnectError:
+    def _late(self, waiter: _Waiter) -> NetworkError:
         """What `ready` raises when its time is over."""
-        elapsed, last = self._now() - waiter.began, self.last_error
-        if isinstance(last, ConnectError):
-            count = max(waiter.failures, last.attempt_count)
-            return last.replace(stop_reason="timeout", elapsed=elapsed, attempt_count=count)
-        endpoint = self.place
+        if isinstance(self.last_error, ConnectError):
+            return waiter.gives_up(self.last_error, "timeout", self._now(), self.place)
         words = "no connection within the time limit"
+        elapsed = self._now() - waiter.began
         return ConnectTimeout(
-            None, words, source="call", stop_reason="timeout", elapsed=elapsed, endpoint=endpoint, phase="wait"
+            None, words, phase="wait", source="call", stop_reason="timeout", elapsed=elapsed, endpoint=self.place
         )
 
     # -- The consumer ------------------------------------------------------------------------------------------------
@@ -327,33 +341,30 @@ class Supervisor:
         self._consumer = object()
         return self._consumer
 
-    async def next(self) -> Connection | None:
-        """The next connection for the consumer; ``None`` once the link is closed. Raises what has ended it."""
-        loop, kept, connection = self._bind(), self._kept, None
-        if kept is not None and not kept.taken and not kept.lost:
-            kept.taken = True
-            connection = kept.connection
-        elif self.state is not SHUTDOWN:
-            connection = await self._handed(loop)
-        if connection is None and self._ended_by is not None:
-            raise self._ending()
-        return connection
+    async def following(self) -> Connection:
+        """The next connection for the consumer, which is through with the one before.
 
-    async def _handed(self, loop: asyncio.AbstractEventLoop) -> Connection | None:
-        self._taker = loop.create_future()
-        self._ask()
-        try:
-            return await self._taker
-        finally:
-            self._taker = None
-
-    async def part(self) -> None:
-        """The consumer is through with its connection, and asks for the next one."""
-        kept = self._kept
+        Raises StopAsyncIteration once the link is closed, or what has ended it.
+        """
+        loop, kept = self._bind(), self._kept
         if kept is not None and kept.taken:
             self._lost(kept)
             await kept.connection.aclose()
             kept.finish()
+        elif kept is not None and not kept.lost:
+            kept.taken = True
+            return kept.connection
+        connection = None
+        if self.state is not SHUTDOWN:
+            self._taker = loop.create_future()
+            self._ask()
+            try:
+                connection = await self._taker
+            finally:
+                self._taker = None
+        if connection is None:
+            raise StopAsyncIteration if self._ended_by is None else self._ending()
+        return connection
 
     async def leave(self) -> None:
         """The consumer is through with its connection, and asks for no other. What is buffered is still sent."""
@@ -380,19 +391,23 @@ class Supervisor:
     # -- What is told ------------------------------------------------------------------------------------------------
 
     def _move(self, after: LinkState, error: Exception | None = None) -> None:
-        before = self.state
-        self.state = follow(before, after)
-        observers = self._connector.observers
-        if not observers:
-            return
-        event = LinkStateChanged(self.place, before, after, error)
+        before, self.state = self.state, follow(self.state, after)
+        if self._connector.observers:
+            self._tell(LinkStateChanged(self.place, before, after, error))
+
+    def _overheard(self, event: Event) -> None:
+        """Tell on what the connector tells, but for the end of each attempt: to others, it is no end."""
+        if not isinstance(event, GaveUp) or getattr(event.error, "stop_reason", None) != "stop":
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         if self._telling is not None:
-            # An observer's own doing: the others are to hear of the former state first.
+            # An observer's own doing: the others are to hear of what was before first.
             self._telling.append(event)
             return
         self._telling = [event]
         for each in self._telling:
-            tell(observers, each)
+            tell(self._connector.observers, each)
         self._telling = None
 
 
@@ -428,28 +443,56 @@ class _Kept:
             self.over.set_result(None)
 
 
+_LATE = object()
+
+
 class _Waiter:
     """Somebody who waits for READY."""
 
-    __slots__ = ("answer", "began", "failures", "left")
+    __slots__ = ("_alarm", "_left", "answer", "began", "failures")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, left: int | None) -> None:
-        self.answer: asyncio.Future[None] = loop.create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop, allowed: float, left: int | None) -> None:
+        self.answer: asyncio.Future[object] = loop.create_future()
+        """Nothing when it is READY; `_LATE` when that has taken too long."""
         self.began = loop.time()
         self.failures = 0
-        self.left = left
+        self._left = left
+        self._alarm = None if allowed == math.inf else loop.call_at(self.began + allowed, self.told, _LATE)
 
-    def succeeded(self) -> None:
-        if not self.answer.done():
-            self.answer.set_result(None)
+    def stop(self) -> None:
+        """Wait no longer."""
+        if self._alarm is not None:
+            self._alarm.cancel()
 
-    def failed(self, error: NetworkError, now: float) -> None:
+    def told(self, answer: object) -> None:
+        """Get an answer, if there has been none."""
+        if self.answer.done():
+            return
+        if isinstance(answer, Exception):
+            self.answer.set_exception(answer)
+        else:
+            self.answer.set_result(answer)
+
+    def failed(self, error: NetworkError, now: float, place: str) -> None:
         """Count a failed attempt; enough of them are the answer."""
         self.failures += 1
-        if self.failures == self.left and not self.answer.done():
-            last = error.replace(stop_reason="attempts", attempt_count=self.failures, elapsed=now - self.began)
+        if self.failures == self._left:
+            last = self.gives_up(error, "attempts", now, place)
             last.__cause__ = error
-            self.answer.set_exception(last)
+            self.told(last)
+
+    def gives_up(self, error: NetworkError, reason: StopReason, now: float, place: str) -> NetworkError:
+        """The error for whoever does not wait any longer."""
+        count, elapsed = max(self.failures, 1), now - self.began
+        last = Attempt(count, elapsed - (error.elapsed or 0.0), error.elapsed or 0.0, error, 0.0)
+        return error.replace(
+            endpoint=place,
+            elapsed=elapsed,
+            errors=error.errors or (error,),
+            attempts=(last,),
+            attempt_count=count,
+            stop_reason=reason,
+        )
 
 
 def _reason(connection: Connection) -> NetworkError | None:

@@ -34,7 +34,7 @@ from aioconnect import (
     Policy,
 )
 from aioconnect.errors import AlreadyClosed, ConnectionTimedOut, SocketPathNotFound
-from aioconnect.events import Event, LinkStateChanged
+from aioconnect.events import Event, LinkStateChanged, Retrying
 from tests.support.backends import Backend, greet, greet_and_hang_up, hang_up, mute
 from tests.support.clock import virtual
 from tests.support.garbage import garbage_of
@@ -892,8 +892,10 @@ async def test_asking_again_at_once_waits_for_what_is_being_given_up(backend: Ba
         try:
             await asyncio.sleep(0.01)
         finally:
-            await asyncio.sleep(0.02)
-            hooks -= 1
+            try:
+                await asyncio.sleep(0.02)
+            finally:
+                hooks -= 1
 
     async with Link(Connector(backend.address, QUICK, prepare=prepare)) as link:
         for delay in (0.0, 0.005, 0.02):
@@ -1067,3 +1069,61 @@ async def test_a_link_leaves_no_garbage(backend: Backend) -> None:
             await link.run(consume)
 
     assert await garbage_of(use) == []
+
+
+@virtual
+async def test_observers_hear_of_attempts_and_pauses_and_never_that_it_gave_up(backend: Backend) -> None:
+    backend.down()
+    told = list[Event]()
+    async with Link(Connector(backend.address, Policy(wait=EXACT, breaker=None), observers=[told.append])) as link:
+        with pytest.raises(ConnectRefused):
+            await link.ready(fail_after=2)
+        await backend.up()
+        await link.ready()
+    names = [type(event).__name__ for event in told]
+    failing = ["LinkStateChanged", "AttemptStarted", "AttemptFailed", "LinkStateChanged", "Retrying"]
+    assert names == failing * 2 + ["LinkStateChanged", "AttemptStarted", "Connected"] + ["LinkStateChanged"] * 2
+    assert [(event.attempts, round(event.pause, 6)) for event in told if isinstance(event, Retrying)] == [
+        (1, 0.1),
+        (2, 0.2),
+    ]
+
+
+async def test_what_ready_asked_for_ends_with_the_consumer(backend: Backend) -> None:
+    async with Link(Connector(backend.address, QUICK)) as link:
+        await link.ready()
+        await link.run(asked)
+        backend.down()
+        waiting = asyncio.create_task(link.ready())
+        await soon(lambda: link.state is TRANSIENT_FAILURE)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert link.state is IDLE
+
+
+@pytest.mark.parametrize("end", ["return", "raise", "cancel"])
+async def test_who_waits_for_ready_while_a_consumer_holds_what_is_dead_gets_the_next(
+    backend: Backend, end: str
+) -> None:
+    order: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def consume(connection: Connection) -> None:
+        await asked(connection)
+        backend.cut()
+        if await order == "raise":
+            raise KeyError(end)
+
+    async with Link(Connector(backend.address, QUICK)) as link:
+        running = asyncio.create_task(link.run(consume))
+        await soon(lambda: link.state is TRANSIENT_FAILURE)
+        waiting = asyncio.create_task(link.ready(timeout=5))
+        await asyncio.sleep(0.05)
+        assert len(backend.accepted) == 1  # one at a time
+        if end == "cancel":
+            running.cancel()
+        else:
+            order.set_result(end)
+        await waiting
+        assert link.state is READY
+        await asyncio.gather(running, return_exceptions=True)
+        await link.run(asked)
