@@ -81,17 +81,16 @@ class Books:
 
     __slots__ = (
         "_dialing_since",
-        "_dialing_time",
         "acquired",
         "closed",
         "connecting",
         "created",
+        "dialed",
         "entries",
         "idle",
         "limits",
         "shed",
         "timeouts",
-        "use_time",
         "wait_time",
         "waited",
     )
@@ -99,7 +98,7 @@ class Books:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.acquired = self.created = self.waited = self.timeouts = self.shed = 0
-        self.use_time = self.wait_time = 0.0
+        self.wait_time = 0.0
         self.closed: dict[Ended, int] = {}
         self.forget()
 
@@ -109,7 +108,7 @@ class Books:
         # The one used last is on the right and is lent next, so that those beyond need grow old on the left.
         self.idle: deque[Entry] = deque()
         self.connecting = 0
-        self._dialing_time = self._dialing_since = 0.0
+        self.dialed = self._dialing_since = 0.0
 
     @property
     def open(self) -> int:
@@ -150,11 +149,11 @@ class Books:
         """The slot is free; a connection that came of it is still to be admitted."""
         self.connecting -= 1
         if not self.connecting:
-            self._dialing_time += now - self._dialing_since
+            self.dialed += now - self._dialing_since
 
     def dialing(self, now: float) -> float:
         """Seconds, up to now, in which some dial was under way."""
-        return self._dialing_time + (now - self._dialing_since if self.connecting else 0.0)
+        return self.dialed + (now - self._dialing_since if self.connecting else 0.0)
 
     # -- The life of a connection --------------------------------------------------------------------------------
 

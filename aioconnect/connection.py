@@ -500,19 +500,22 @@ class Connection:
         """Whether it is lost, closed or about to be, or at its end, as far as the loop has seen."""
         return self.writer.is_closing() or self.reader.exception() is not None or self.reader.at_eof()
 
-    def is_usable(self, *, poll: bool = True) -> bool:
-        """Whether nothing speaks against using it: not closing, no error, not at its end, nothing unread, and not so
-        much unsent that `drain` would wait.
-
-        Bytes nobody asked for, a FIN and a reset that the loop has not seen yet are found by asking the kernel, unless
-        ``poll`` is false: no need for what was in use a moment ago.
+    def is_sound(self) -> bool:
+        """Whether nothing speaks against using it, as far as the loop has seen: not closing, no error, not at its end,
+        nothing unread, and not so much unsent that `drain` would wait.
         """
         writer = self.writer
-        if self.reader._buffer or writer._protocol.stalled or writer._transport.is_closing():  # noqa: SLF001  (quick)
+        # Private, because a pool asks for each lease.
+        return not (self.reader._buffer or writer._protocol.stalled or writer._transport.is_closing())  # noqa: SLF001
+
+    def is_usable(self) -> bool:
+        """Whether it `is_sound`, and the kernel knows nothing else either.
+
+        It may have bytes that nobody asked for, a FIN or a reset, if they came while the loop was busy.
+        """
+        if not self.is_sound():
             return False
-        if not poll:
-            return True
-        sock = writer.get_extra_info("socket")
+        sock = self.writer.get_extra_info("socket")
         if sock is None or not hasattr(select, "poll") or (fd := sock.fileno()) < 0:
             return True
         kernel = select.poll()

@@ -25,7 +25,7 @@ class Line:
 
     __slots__ = ("_gone", "_refusal", "_rings_at", "_timer", "places")
 
-    def __init__(self, refusal: Callable[[Borrower], Exception]) -> None:
+    def __init__(self, refusal: Callable[[Borrower, int], Exception]) -> None:
         self.places: deque[tuple[asyncio.Future[Answer], Borrower]] = deque()
         self._refusal = refusal
         self._gone = 0
@@ -98,10 +98,9 @@ class Line:
         self._timer, self._rings_at = None, math.inf
         now = loop.time() + TICK
         late = [each for each in self.places if each[1].deadline <= now and not each[0].done()]
-        # All errors first: each of them counts those who wait.
-        refusals = [self._refusal(borrower) for _, borrower in late]
-        for (place, _), refusal in zip(late, refusals, strict=True):
-            place.set_result(refusal)
+        waiting = self.waiting
+        for place, borrower in late:
+            place.set_result(self._refusal(borrower, waiting))
         self._clear_away()
         deadline = min((borrower.deadline for _, borrower in self.places), default=math.inf)
         if deadline < math.inf:

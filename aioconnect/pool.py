@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from types import FrameType, MappingProxyType, TracebackType
-from typing import Any, NamedTuple, Self, cast
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Self
 
 from aioconnect.backoff import Backoff
 from aioconnect.books import Books, Borrower, Ended, Entry, Limits
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errors import Holder
-from aioconnect.lending import Hook, Lending, Settings
+from aioconnect.hooks import Hook
+from aioconnect.lending import Lending, Settings
 from aioconnect.validation import Problems, check_duration, check_integer, check_optional_duration, seconds
 
 __all__ = ("Acquiring", "Pool", "PoolStats")
@@ -27,7 +28,7 @@ class PoolStats(NamedTuple):
     """A snapshot of a pool. Times are seconds; the counts begin when the pool is made.
 
     In the terms of OpenTelemetry's ``db.client.connection``: ``count`` by state is ``idle`` and ``in_use``,
-    ``pending_requests`` is ``waiting``, ``wait_time`` and ``use_time`` are sums here.
+    ``pending_requests`` is ``waiting``, ``wait_time`` is a sum here.
     """
 
     idle: int
@@ -40,7 +41,6 @@ class PoolStats(NamedTuple):
     waited: int
     """Callers who got theirs only after a wait in line."""
     wait_time: float
-    use_time: float
     timeouts: int
     shed: int
     """Callers refused because of ``max_waiting``."""
@@ -62,55 +62,54 @@ class Acquiring(Borrower, Coroutine[Any, Any, Connection]):
     Nothing happens before. Each ``await`` asks for another connection; ``async with`` is for one at a time.
     """
 
-    __slots__ = ("_coroutine", "_entry", "_lending", "_timeout")
+    __slots__ = ("coroutine", "entry", "lending", "timeout")
 
-    def __init__(self, lending: Lending, timeout: float | None, caller: FrameType) -> None:
-        self._lending = lending
-        self._timeout = timeout
-        self._coroutine: Coroutine[Any, Any, Connection] | None = None
-        self._entry: Entry | None = None
-        self.code = caller.f_code
-        self.instruction = caller.f_lasti
-
-    async def _acquired(self) -> Connection:
-        entry = self._lending.lend_now(self) or await self._lending.lend_later(self, self._timeout)
-        return entry.connection
+    lending: Lending
+    timeout: float | None
+    coroutine: Coroutine[Any, Any, Connection] | None
+    entry: Entry | None
 
     def __await__(self) -> Generator[Any, Any, Connection]:
-        return self._acquired().__await__()
+        entry = self.lending.lend_now(self)
+        if entry is None:
+            entry = yield from self.lending.lend_later(self, self.timeout).__await__()
+        return entry.connection
 
     def send(self, value: Any, /) -> Any:
         """Run as a coroutine, as a task does."""
-        if self._coroutine is None:
-            self._coroutine = self._acquired()
-        return self._coroutine.send(value)
+        if self.coroutine is None:
+            self.coroutine = self._awaited()
+        return self.coroutine.send(value)
 
     def throw(self, *exc: Any) -> Any:
         """Throw into the coroutine, as a task does when it is cancelled."""
-        if self._coroutine is None:
-            self._coroutine = self._acquired()
-        return self._coroutine.throw(*exc)
+        if self.coroutine is None:
+            self.coroutine = self._awaited()
+        return self.coroutine.throw(*exc)
+
+    async def _awaited(self) -> Connection:
+        return await self
 
     def close(self) -> None:
         """Give up what was begun as a coroutine."""
-        if self._coroutine is not None:
-            self._coroutine.close()
+        if self.coroutine is not None:
+            self.coroutine.close()
 
     async def __aenter__(self) -> Connection:
-        if self._entry is not None:
+        if self.entry is not None:
             raise RuntimeError("in use by another `async with`; call acquire() for each")
-        entry = self._entry = self._lending.lend_now(self) or await self._lending.lend_later(self, self._timeout)
+        entry = self.entry = self.lending.lend_now(self) or await self.lending.lend_later(self, self.timeout)
         return entry.connection
 
     async def __aexit__(
         self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry = cast(Entry, self._entry)
-        self._entry = None
+        entry: Any = self.entry
+        self.entry = None
         if exc is None and entry.borrower is self:
-            self._lending.give_back(entry)
+            self.lending.give_back(entry)
         else:
-            self._lending.leave(entry, self, failed=exc is not None)
+            self.lending.leave(entry, self, failed=exc is not None)
 
 
 class Pool:
@@ -187,7 +186,15 @@ class Pool:
         """
         if timeout is not None and not (isinstance(timeout, float) and 0.0 <= timeout < math.inf):
             timeout = seconds("timeout", timeout, zero=True)
-        return Acquiring(self._lending, timeout, sys._getframe(1))  # noqa: SLF001  (cheaper than `inspect`, by far)
+        # No __init__: its frame would take as long as all this.
+        acquiring = Acquiring()
+        acquiring.lending = self._lending
+        acquiring.timeout = timeout
+        acquiring.coroutine = acquiring.entry = None
+        caller = sys._getframe(1)  # noqa: SLF001  (cheaper than `inspect`, by far)
+        acquiring.code = caller.f_code
+        acquiring.instruction = caller.f_lasti
+        return acquiring
 
     def release(self, connection: Connection) -> None:
         """Give back what was awaited from `acquire`, between two messages; if in doubt, ``abort()`` it before.
@@ -207,7 +214,6 @@ class Pool:
             acquired=books.acquired,
             waited=books.waited,
             wait_time=books.wait_time,
-            use_time=books.use_time,
             timeouts=books.timeouts,
             shed=books.shed,
             created=books.created,

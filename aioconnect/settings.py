@@ -25,7 +25,7 @@ from aioconnect.endpoint import OPTIONS, TLS, Endpoint, Keepalive
 from aioconnect.errnoset import ErrnoSet
 from aioconnect.events import Observer
 from aioconnect.heartbeat import Heartbeat, Send
-from aioconnect.lending import Hook
+from aioconnect.hooks import Hook
 from aioconnect.link import Link
 from aioconnect.policy import Policy
 from aioconnect.pool import Pool

@@ -176,7 +176,7 @@ async def test_6_7_cancelled_while_its_connection_is_reset(cancels: int) -> None
             await asyncio.sleep(10)
 
         task = asyncio.create_task(use())
-        while not pool._lending._tasks or pool.stats().connecting:
+        while not pool._lending.tasks.running or pool.stats().connecting:
             await asyncio.sleep(0)
         assert pool.holders()[0].task == "the reset hook"
         for _ in range(cancels):
@@ -440,6 +440,7 @@ async def test_a_restart_is_seen_by_no_caller() -> None:
                 assert await echo(conn, word) == word
         assert pool.stats().closed["stale"] == 10
         assert pool.stats().created == 11
+        assert pool.stats().acquired == 15
 
 
 @pytest.mark.parametrize("end", ["fin", "rst", "bytes", "bytes and fin"])
@@ -615,6 +616,7 @@ async def test_an_impatient_caller_does_not_condemn_what_it_gave_no_time_to(monk
 
 
 async def test_cancelled_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioconnect.lending._JUST_NOW", -1.0)
     monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", -1.0)
 
     async def check(connection: Connection) -> None:
@@ -634,6 +636,7 @@ async def test_cancelled_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_drained_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioconnect.lending._JUST_NOW", -1.0)
     monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", -1.0)
 
     async def check(connection: Connection) -> None:
@@ -745,7 +748,7 @@ async def test_dials_that_nobody_wants_any_more_end() -> None:
             await pool.acquire(timeout=0.05)
         await settled(pool)
         assert pool.stats().connecting == 0
-        assert not pool._lending._tasks
+        assert not pool._lending.tasks.running
 
 
 @pytest.mark.parametrize("way", ["acquire", "ready"])
@@ -1161,7 +1164,7 @@ async def test_a_pool_forgotten_without_closing_leaves_no_task(recwarn: pytest.W
         pool = pool_of(server)
         async with pool.acquire():
             pass
-        assert not pool._lending._tasks
+        assert not pool._lending.tasks.running
         await pool.aclose()
 
 

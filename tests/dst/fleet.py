@@ -116,7 +116,7 @@ class Actor:
 
     async def exchange(self, connection: Connection) -> bool:
         """Ask, and have the right answer; False if there is nothing more to be had of it."""
-        if not connection.is_usable(poll=False):
+        if not connection.is_sound():
             return False
         self.tokens += 1
         token = f"{self.name}-{self.tokens}\n".encode()

@@ -481,7 +481,7 @@ class PoolWatch:
         """Who has what, by what they say."""
         self.line: dict[Op, None] = {}
         self.numbers = 0
-        self.checks = self.lending.settings.check is not None
+        self.checks = self.lending.check is not None
         self.turned_away_at = self.lent_at = -math.inf
         policy: Any = endpoint.connector.policy
         spends = policy.budget is not None  # who waits for a token is asked nothing meanwhile
@@ -542,10 +542,10 @@ class PoolWatch:
 
     def quiet(self) -> None:
         lending, books, now = self.lending, self.books, self.clock.now()
-        if not (books.entries or books.connecting or self.line or self.held or lending._tasks):
+        if not (books.entries or books.connecting or self.line or self.held or lending.tasks.running):
             return
-        dials = sum(then == lending._dialed for then in lending._tasks.values())
-        resetting = {id(then.args[0]) for then in lending._tasks.values() if hasattr(then, "args")}
+        dials = sum(then == lending.dials._dialed for then in lending.tasks.running.values())
+        resetting = {id(then.args[0]) for then in lending.tasks.running.values() if hasattr(then, "args")}
         idle = {id(entry) for entry in books.idle}
         if books.connecting != dials:
             self.fail(f"{books.connecting} dials on the books, {dials} under way")
@@ -583,7 +583,7 @@ class PoolWatch:
             self.fail(f"{lending.line.waiting} in line by the books, {waiting} wait")
         if len(lending.line.places) > 2 * lending.line.waiting + 1:
             self.fail(f"{len(lending.line.places)} places for {lending.line.waiting} who wait")
-        least = max(lending._expecting.values(), default=0)
+        least = max(lending.dials._expecting.values(), default=0)
         due = 0 if lending.closed else books.dials_due(waiting, least, failing=True)
         if waiting and not self.checks and due > 0:
             self.fail("somebody waits, and nobody dials")
@@ -606,13 +606,13 @@ class PoolWatch:
 
     def has_closed(self) -> None:
         """``aclose`` is over."""
-        if self.books.connecting or self.lending._tasks:
-            self.fail(f"is closed, and goes on: {self.pool!r}, {len(self.lending._tasks)} tasks")
+        if self.books.connecting or self.lending.tasks.running:
+            self.fail(f"is closed, and goes on: {self.pool!r}, {len(self.lending.tasks.running)} tasks")
 
     def at_the_end(self) -> None:
         books = self.books
-        if books.entries or books.connecting or self.lending._tasks or self.lending.line.waiting:
-            self.fail(f"left at the end: {self.pool!r}, {len(self.lending._tasks)} tasks")
+        if books.entries or books.connecting or self.lending.tasks.running or self.lending.line.waiting:
+            self.fail(f"left at the end: {self.pool!r}, {len(self.lending.tasks.running)} tasks")
 
 
 class LinkWatch:

@@ -38,7 +38,7 @@ MUTATIONS: dict[str, Mutation] = {
     # Pool: lending, books, line
     "pool: what was on its way to a cancelled caller is lost": _in(
         "lending",
-        ("            self.give_back(entry)\n\n    async def _checked", "            pass\n\n    async def _checked"),
+        ("            self.give_back(entry)\n\n    async def _idle", "            pass\n\n    async def _idle"),
     ),
     "pool: a connection left in the middle of a message is lent again": _in(
         "lending", ("elif failed and not entry.connection.is_clean:", "elif failed and entry.connection.is_closing:")
@@ -53,7 +53,7 @@ MUTATIONS: dict[str, Mutation] = {
         "books", ("        self.connecting -= 1\n", "        self.connecting -= self.connecting > 1\n")
     ),
     "pool: too many dials at once": _in(
-        "books", ("min(wanted, limits.max_connecting)", "min(wanted, limits.max_connecting + 1)")
+        "books", ("1 if failing else limits.max_connecting", "2 if failing else limits.max_connecting + 1")
     ),
     "pool: a loss says nothing about the others": _in(
         "lending", ('        self.books.condemn("suspect")\n        self._end_idle("suspect")\n', "")
@@ -64,11 +64,13 @@ MUTATIONS: dict[str, Mutation] = {
         ('            self.books.idle.remove(entry)\n            self._end(entry, "lost")\n', "            pass\n"),
     ),
     "pool: what is idle is not looked at before it is lent": _in(
-        "lending", ("entry.connection.is_usable(poll=idled > _POLL_AFTER)", "not entry.connection.writer.is_closing()")
+        "lending",
+        ("or not connection.is_sound():", "or connection.writer.is_closing():"),
+        ("elif not entry.connection.is_usable():", "elif entry.connection.writer.is_closing():"),
     ),
     "pool: what comes back is not looked at": _in(
         "lending",
-        ("if entry.doom is not None or not entry.connection.is_usable(poll=False):", "if entry.doom is not None:"),
+        ("if entry.doom is not None or not entry.connection.is_sound():", "if entry.doom is not None:"),
     ),
     "pool: a lifetime ends only while it is idle": _in(
         "lending",
@@ -76,34 +78,34 @@ MUTATIONS: dict[str, Mutation] = {
             "        if now >= entry.expires:\n            self._end(entry, entry.doom",
             "        if entry.doom:\n            self._end(entry, entry.doom",
         ),
-        ("if now < entry.expires and entry", "if entry"),
+        (" or now >= entry.expires or ", " or "),
+        ("            if entry.expires <= now:\n", "            if entry.doom:\n"),
     ),
     "pool: nobody looks after what is idle": _in(
         "lending", ("        self._tidy()\n        self._sweep_at", "        self._sweep_at")
     ),
     "pool: a connection that ends is not replaced": _in(
         "lending",
-        ("            entry.connection.abort()\n        self.fill()\n", "            entry.connection.abort()\n"),
+        ("            entry.connection.abort()\n        self.dials.fill()\n", "            entry.connection.abort()\n"),
     ),
     "pool: a permanent error reaches only the first": _in(
         "line", ("        while (found := self.next()) is not None:", "        if (found := self.next()) is not None:")
     ),
-    "pool: dials are never given up": _in("lending", ("max(self._expecting.values(), default=0)) < 0", "0) < -99")),
+    "pool: dials are never given up": _in("dialing", ("+ self._given_up < 0", "< -99")),
     "pool: who left the line is dialed for": _in(
-        "lending",
-        ("return self.line.waiting_of(self.books.limits.max_size)", "return len(self.line.places)"),
-        ("return self.books.dials_due(self._in_line(),", "return self.books.dials_due(self.line.waiting,"),
+        "dialing",
+        ("return self._line.waiting_of(self._books.limits.max_size)", "return len(self._line.places)"),
+        ("unwanted = self._books.dials_due(self._in_line,", "unwanted = self._books.dials_due(self._line.waiting,"),
     ),
     "pool: time limits are forgotten once one has passed": _in(
         "line", ("        if deadline < math.inf:\n            self._ring_at(deadline, loop)", "        del deadline")
     ),
     "pool: a dial that ends after the end is kept": _in(
-        "lending", ("            connection.abort()\n            return\n", "            return\n")
+        "dialing", ("            task.result().abort()\n", "            pass\n")
     ),
     "pool: closing leaves dials under way": _in(
-        "lending",
-        ("            if then is not None:\n                task.cancel()\n", "            pass\n"),
-        ("        for task in self._tasks:\n            task.cancel()\n", ""),
+        "dialing",
+        ("            if closing or then is not None:\n                task.cancel()\n", "            pass\n"),
     ),
     "pool: a failed reset is no reason to close": _in(
         "lending", ("not task.cancelled() and task.result():", "not task.cancelled():")

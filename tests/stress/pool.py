@@ -194,7 +194,8 @@ async def gates(*moods: str, seed: int = 0, seconds: float = 0.06) -> Counter[st
                         await _exchange(connection, f"{number}-{turn}", tally)
                 await asyncio.sleep(0)
 
-        with mock.patch("aioconnect.lending._CHECK_AFTER", -1.0):
+        always = -1.0
+        with mock.patch.multiple("aioconnect.lending", _CHECK_AFTER=always, _JUST_NOW=always):
             users = [asyncio.create_task(user(number)) for number in range(8)]
             end = asyncio.get_running_loop().time() + seconds
             while asyncio.get_running_loop().time() < end:

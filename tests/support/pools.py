@@ -115,8 +115,9 @@ def books_are_right(pool: Pool) -> None:
     lending: Any = pool._lending
     books = pool._books
     stats = pool.stats()
-    dials = [task for task, then in lending._tasks.items() if then == lending._dialed]
-    resetting = [then.args[0] for then in lending._tasks.values() if hasattr(then, "args")]
+    running = lending.tasks.running
+    dials = [task for task, then in running.items() if then == lending.dials._dialed]
+    resetting = [then.args[0] for then in running.values() if hasattr(then, "args")]
     entries = list(books.entries.values())
     lent = [entry for entry in entries if entry.borrower is not None]
     assert stats.connecting == len(dials)
@@ -134,5 +135,5 @@ async def settled(pool: Pool, seconds: float = 2.0) -> None:
     """Until no dial and no hook is under way."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    while pool._lending._tasks and loop.time() < deadline:
+    while pool._lending.tasks.running and loop.time() < deadline:
         await asyncio.sleep(0.001)

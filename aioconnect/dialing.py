@@ -1,0 +1,171 @@
+"""The dials of a pool: tasks of its own, as many as somebody wants, at the pace of the connector's schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tenacity import RetryCallState
+
+from aioconnect.books import Books
+from aioconnect.connection import Connection
+from aioconnect.connector import Connector
+from aioconnect.errnoset import STARTING
+from aioconnect.errors import NetworkError
+from aioconnect.limits import wait_until
+from aioconnect.line import Line
+
+__all__ = ("Dialing", "Task", "Tasks")
+
+Task = asyncio.Task[Any]
+
+Then = Callable[[Task], None]
+
+_DIAL_AGAIN = 5.0
+"""Seconds after an error that is not retried, when nobody but ``min_size`` wants a connection."""
+
+
+class Tasks:
+    """Tasks, and what is to be done with what they end with: it is done also where a task was cancelled unbegun."""
+
+    def __init__(self, name: str, after: Callable[[], None]) -> None:
+        self._name = name
+        self._after = after
+        self.running: dict[Task, Then | None] = {}
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], then: Then | None = None) -> None:
+        """Begin one."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=self._name)
+        self.running[task] = then
+        task.add_done_callback(self._ended)
+
+    def cancel(self, *, closing: bool) -> None:
+        """Cancel them; those that close connections, which have no sequel, only if asked for."""
+        for task, then in self.running.items():
+            if closing or then is not None:
+                task.cancel()
+
+    def _ended(self, task: Task) -> None:
+        then = self.running.pop(task)
+        if then is not None:
+            then(task)
+        self._after()
+
+
+class Dialing:
+    """Gives each new connection to ``admit``. An error that is not retried goes to all who wait."""
+
+    def __init__(
+        self, connector: Connector, books: Books, line: Line, tasks: Tasks, admit: Callable[[Connection, float], None]
+    ) -> None:
+        self._connector = connector
+        self._books = books
+        self._line = line
+        self._tasks = tasks
+        self._admit = admit
+        self._dialer = connector.unlimited(stop=self._unwanted)
+        self._patient = connector.unlimited(also=STARTING, stop=self._unwanted)
+        self._expecting: dict[asyncio.Future[Exception | None], int] = {}
+        self._given_up = 0
+        """Dials that were told so and have yet to end."""
+        self._again: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def fill(self) -> None:
+        """Dial as much as those in line, those who expect connections, and ``min_size`` call for."""
+        if self._closed:
+            return
+        failing = self._connector.circuit.failures > 0
+        # Whoever expects a service to come up waits for one that is starting, too.
+        dialer = self._patient if self._expecting else self._dialer
+        for _ in range(self._books.dials_due(self._in_line, self._least, failing=failing)):
+            self._books.dial_begins(asyncio.get_running_loop().time())
+            self._tasks.start(dialer.connect(wait=True), self._dialed)
+
+    async def expect(self, count: int, deadline: float) -> bool:
+        """Wait until so many connections are open: whether they were in time. Raises what is not retried."""
+        expecting: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._expecting[expecting] = count
+        self.fill()
+        try:
+            if not await wait_until(expecting, deadline):
+                return False
+        finally:
+            self._expecting.pop(expecting, None)
+        if (error := expecting.result()) is not None:
+            raise error
+        return True
+
+    def close(self, error: Callable[[], Exception]) -> None:
+        """Dial no more. Each who waits gets an error."""
+        self._closed = True
+        if self._again is not None:
+            self._again.cancel()
+        self._turn_away(error)
+
+    @property
+    def _least(self) -> int:
+        return max(self._expecting.values()) if self._expecting else 0
+
+    def _unwanted(self, _state: RetryCallState) -> bool:
+        """Asked after each failed attempt: whether more dials are under way than anybody wants."""
+        unwanted = self._books.dials_due(self._in_line, self._least) + self._given_up < 0
+        self._given_up += unwanted
+        return unwanted
+
+    @property
+    def _in_line(self) -> int:
+        """Callers whom a dial could serve. Not those who have gone: a dial for them would be given up at its first
+        failure, and begun again at once.
+        """
+        return self._line.waiting_of(self._books.limits.max_size)
+
+    def _dialed(self, task: Task) -> None:
+        now = asyncio.get_running_loop().time()
+        self._books.dial_ends(now)
+        error = None if task.cancelled() else task.exception()
+        if getattr(error, "stop_reason", None) == "stop":
+            self._given_up -= 1
+        if error is not None or task.cancelled():
+            if not self._closed:
+                self._failed(error)
+        elif self._closed:
+            task.result().abort()
+        else:
+            self._admit(task.result(), now)
+            for expecting, count in self._expecting.items():
+                if count <= self._books.open and not expecting.done():
+                    expecting.set_result(None)
+            self.fill()
+
+    def _failed(self, error: BaseException | None) -> None:
+        """For good, or because nobody wanted it any more, or because somebody cancelled the task."""
+        if isinstance(error, Exception) and getattr(error, "stop_reason", None) != "stop":
+            self._turn_away(functools.partial(_copy, error))
+        if self._in_line or self._expecting:
+            # They came when it had been decided already.
+            self.fill()
+        elif self._books.dials_due(0) and self._again is None:
+            self._again = asyncio.get_running_loop().call_later(_DIAL_AGAIN, self._dial_again)
+
+    def _dial_again(self) -> None:
+        self._again = None
+        self.fill()
+
+    def _turn_away(self, error: Callable[[], Exception]) -> None:
+        self._line.turn_away(error)
+        for expecting in self._expecting:
+            if not expecting.done():
+                expecting.set_result(error())
+        self._expecting.clear()
+
+
+def _copy(error: Exception) -> Exception:
+    """One for each who waits: an error that is raised twice collects the frames of both."""
+    if not isinstance(error, NetworkError):
+        return error
+    copy = error.replace()
+    copy.__cause__ = error.__cause__
+    return copy
