@@ -62,6 +62,8 @@ class ConnectionManager:
         self._process = 0
         self._closed: asyncio.Future[None]
         self._deadline = math.inf
+        self._hurry: asyncio.Timeout | None = None
+        """The limit of the closing under way; it fires only for a later call with less time."""
         self._is_closed = False
 
     # -- Making --------------------------------------------------------------------------------------------------
@@ -238,8 +240,10 @@ class ConnectionManager:
             return
         self._check_owner()
         begun, self._is_closed = self._is_closed, True
-        self._deadline = min(self._deadline, self._loop.time() + limit)
+        before, self._deadline = self._deadline, min(self._deadline, self._loop.time() + limit)
         if begun:
+            if self._deadline < before and self._hurry is not None and not self._hurry.expired():
+                self._hurry.reschedule(self._deadline)
             # Somebody else closes already: a block that ends now must not end before that.
             await asyncio.wait({self._closed})
             return
@@ -250,11 +254,18 @@ class ConnectionManager:
 
     async def _close(self, made: Pool | Link) -> None:
         left = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        self._hurry = hurry = asyncio.timeout(None)
         try:
-            await made.aclose(left)
+            async with hurry:
+                await made.aclose(left)
         except asyncio.CancelledError:
             self._deadline = 0.0
             raise
+        except TimeoutError:
+            if not hurry.expired():
+                raise
+        finally:
+            self._hurry = None
 
     def _kept(self, kept: dict[str, P], name: str, new: Callable[[], P]) -> P:
         self._check()

@@ -435,6 +435,21 @@ async def test_the_second_to_close_may_be_in_a_hurry() -> None:
         assert last.is_closing
 
 
+@virtual
+@pytest.mark.may_leak("log")
+async def test_the_shorter_time_holds_for_what_is_being_closed_already() -> None:
+    async with echoing() as address, manager({"a": address, "b": address}) as net:
+        first, last = await net.pool("a").acquire(), await net.pool("b").acquire()
+        began = asyncio.get_running_loop().time()
+        closing = asyncio.ensure_future(net.aclose(grace=60))
+        await asyncio.sleep(1)
+        await asyncio.gather(net.aclose(grace=2), net.aclose(grace=5))
+        assert asyncio.get_running_loop().time() == began + 3
+        await closing
+        assert first.is_closing
+        assert last.is_closing
+
+
 @pytest.mark.may_leak("log")
 async def test_a_block_can_be_cancelled_anywhere() -> None:
     async with echoing() as address:
