@@ -150,7 +150,8 @@ def ended(connection: Connection) -> bool:
 
 def end_was_read(connection: Connection) -> bool:
     """Whether somebody has read up to the end of a watched connection's stream."""
-    return isinstance(connection.reader, Watched) and connection.reader.end_read
+    # A reader that is lost later is none of these classes any more, but has still been read to its end.
+    return bool(vars(connection.reader).get("end_read"))
 
 
 class Pulse:

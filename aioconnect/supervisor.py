@@ -39,6 +39,7 @@ class Supervisor:
         "_consumer",
         "_ended_by",
         "_heartbeat",
+        "_is_closed",
         "_kept",
         "_loop",
         "_nap",
@@ -61,6 +62,7 @@ class Supervisor:
         self._heartbeat = heartbeat
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
+        self._is_closed = False
         self._telling: list[Event] | None = None
         self.place = connector.endpoint.place
         self._forget()
@@ -104,7 +106,7 @@ class Supervisor:
                     del connection
         except asyncio.CancelledError:
             if self._task is asyncio.current_task():
-                # By somebody else, as at the end of `asyncio.run`.
+                # By somebody else, as at the end of `asyncio.run`: the end for this loop, but not for the next one.
                 self._end(None)
             raise
         except Exception as exc:  # noqa: BLE001  (raised by those who ask)
@@ -244,6 +246,7 @@ class Supervisor:
     async def close(self, timeout: float) -> None:
         """Close the connection, bounded, and whatever is under way; nothing comes after it."""
         self._bind()
+        self._is_closed = True
         kept, tasks = self._kept, [task for task in (self._task, *self._unwinding) if task is not None]
         self._end(None)
         if kept is not None:
@@ -313,7 +316,7 @@ class Supervisor:
             if self._loop is not None and not self._loop.is_closed():
                 where = "another process (a fork)" if self._pid != os.getpid() else "another event loop"
                 raise RuntimeError(f"the link to {self.place} belongs to {where}; make one for each")
-            if self._loop is not None and self.state is not SHUTDOWN:
+            if self._loop is not None and not self._is_closed and self._ended_by is None:
                 self._forget()
             self._loop, self._pid = loop, os.getpid()
         return loop

@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,27 @@ async def test_a_return_at_the_end_of_the_stream_is_a_loss(backend: Backend, rea
             with contextlib.suppress(PeerClosed):
                 await connection.readuntil(b"!")
         return "not done"
+
+    async with Link(Connector(backend.address, QUICK)) as link:
+        await link.run(consume)
+    assert used == 3
+
+
+async def test_a_loss_after_the_end_of_the_stream_was_read_changes_nothing(backend: Backend) -> None:
+    backend.serve = greet
+    used = 0
+
+    async def consume(connection: Connection) -> None:
+        nonlocal used
+        used += 1
+        await connection.readline()
+        if used == 3:
+            return
+        backend.end()
+        assert await connection.read(10) == b""
+        while connection.lost is None:
+            connection.write(b"goodbye\n")
+            await asyncio.sleep(0.001)
 
     async with Link(Connector(backend.address, QUICK)) as link:
         await link.run(consume)
@@ -977,6 +999,49 @@ def test_a_closed_loop_is_forgotten() -> None:
     for _ in range(2):
         asyncio.run(outage())
         assert link.state is IDLE
+
+
+def test_what_the_end_of_a_loop_has_cancelled_begins_anew_in_the_next() -> None:
+    link = Link(Connector(f"127.0.0.1:{closed_port()}", QUICK))
+
+    async def outage() -> None:
+        with pytest.raises(ConnectRefused):
+            await link.ready(fail_after=1)
+
+    for _ in range(2):
+        asyncio.run(outage())
+        assert link.state is SHUTDOWN
+    asyncio.run(link.aclose())
+    with pytest.raises(AlreadyClosed):
+        asyncio.run(link.ready())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "answered", "with its keeper"])
+async def test_closing_in_the_very_turn_in_which_a_wait_for_ready_ends(how: str) -> None:
+    closing: list[asyncio.Task[None]] = []
+
+    def close_at_failure(event: Event) -> None:
+        if how == "answered" and isinstance(event, LinkStateChanged) and event.after is TRANSIENT_FAILURE:
+            closing.append(asyncio.ensure_future(link.aclose()))
+
+    policy = Policy(wait=Backoff(initial=60, maximum=60))
+    link = Link(Connector(f"127.0.0.1:{closed_port()}", policy, observers=[close_at_failure]))
+    waiting = asyncio.ensure_future(link.ready(0.02 if how == "late" else None, 1 if how == "answered" else None))
+    await asyncio.sleep(0.005)
+    if how == "late":
+        time.sleep(0.05)  # so that the timer and the closing are due in the same turn
+    elif how == "with its keeper":
+        (keeper,) = (task for task in asyncio.all_tasks() if task.get_name().startswith("link "))
+        waiting.cancel()
+        keeper.cancel()
+        await asyncio.wait([keeper])
+        assert keeper.cancelled()
+    elif how == "cancelled":
+        waiting.cancel()
+    closing.append(asyncio.ensure_future(link.aclose()))
+    _, *ends = await asyncio.gather(waiting, *closing, return_exceptions=True)
+    assert ends == [None] * len(closing)
+    assert link.state is SHUTDOWN
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
