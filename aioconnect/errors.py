@@ -738,8 +738,16 @@ def typed(
     row = codes.row_of(code, phase, address, port_given=port_given)
     if number is None:
         number = codes.number_of(code)
-    fields.update(code=code, phase=phase, address=address, _member=row.member)
-    return _made(_CLASSES[row.in_use if phase == "use" else row.establishing], (number, strerror), fields)
+    cls = _CLASSES[row.in_use if phase == "use" else row.establishing]
+    # One by one, and not by `_made`: of what an error costs, an update and a call with a tuple take a third.
+    fields["code"] = code
+    fields["phase"] = phase
+    fields["address"] = address
+    fields["_member"] = row.member
+    new = cls.__new__(cls)
+    OSError.__init__(new, number, strerror)
+    new.__dict__ = fields
+    return new
 
 
 def translate(

@@ -212,6 +212,7 @@ class Call:
         "idle",
         "in_except",
         "last",
+        "late",
         "now",
         "paid",
         "rules",
@@ -236,6 +237,8 @@ class Call:
         self.paid: bool | None = False
         """Whether the next attempt is paid for out of a budget; ``None`` if it has yet to be."""
         self.final = False
+        self.late = False
+        """Whether the call's own limit had passed when the last attempt ended; one inside an attempt is not it."""
         self.now = started
         self.stop_reason: StopReason | None = None
         self.in_except = sys.exception() is not None
@@ -260,6 +263,7 @@ class Call:
     def failed(self, error: Exception, began: float, now: float) -> float | None:
         """Record a failed attempt: the seconds to sleep before the next, or ``None`` with ``stop_reason`` set."""
         self.now = now
+        self.late = self.deadline - now <= TICK
         shared = False
         if isinstance(error, Turned):
             shared = error.shared
@@ -346,11 +350,6 @@ class Call:
     def _refund(self) -> None:
         if self.paid and self.common is not None:
             self.common.refund()
-
-    @property
-    def late(self) -> bool:
-        """Whether the call's own limit had passed when the last attempt ended; one inside an attempt is not it."""
-        return self.deadline - self.now <= TICK
 
     async def sleep(self, pause: float) -> float:
         """Sleep before the next attempt, or leave that to the circuit, and pay. When to begin the attempt."""
