@@ -445,23 +445,28 @@ def _behind(error: Exception) -> NetworkError | None:
 def _forget_frames(error: NetworkError) -> None:
     """Recorded errors live long: they must not keep frames, and the sockets in them, alive."""
     error.__traceback__ = None
-    if error.__cause__ is None and error.__context__ is None and not error.errors:
+    cause, context = error.__cause__, error.__context__
+    if (context is None or context is cause) and not error.errors and (cause is None or _is_last(cause)):
+        # It mostly is this error alone, or with the one it was made of: to look no further saves 1 µs.
+        if cause is not None:
+            cause.__traceback__ = None
         return
     # What the caller is handling is no part of the attempt, and not ours to change.
     handled = sys.exception()
     queue: list[BaseException] = [error]
     seen = {id(error), id(handled)}
-    while queue:
-        each = queue.pop()
+    for each in queue:
         each.__traceback__ = None
         if handled is not None and each.__context__ is handled:
             each.__context__ = None
-        behind = [each.__cause__, each.__context__]
-        behind += _within(each)
-        for one in behind:
+        for one in (each.__cause__, each.__context__, *_within(each)):
             if one is not None and id(one) not in seen:
                 seen.add(id(one))
                 queue.append(one)
+
+
+def _is_last(exc: BaseException) -> bool:
+    return exc.__cause__ is None and exc.__context__ is None and not _within(exc)
 
 
 def _within(exc: BaseException) -> Sequence[BaseException]:
