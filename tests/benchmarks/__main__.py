@@ -13,6 +13,7 @@ from tests.benchmarks.configuration import configuration
 from tests.benchmarks.connecting import connecting
 from tests.benchmarks.garbage import garbage
 from tests.benchmarks.imports import imports
+from tests.benchmarks.lending import lending
 from tests.benchmarks.loops import LOOPS
 from tests.benchmarks.measure import QUICK, TINY, Effort, Row, machine, pinned
 from tests.benchmarks.memory import memory
@@ -22,7 +23,7 @@ from tests.benchmarks.retries import retries
 from tests.benchmarks.simulating import simulating
 
 DISTRIBUTIONS = ("tenacity", "uvloop", "aiohappyeyeballs", "anyio")
-ROWS = ("connect", "retry", "memory", "import", "garbage", "config", "outage")
+ROWS = ("connect", "retry", "memory", "import", "garbage", "config", "outage", "pool")
 ON_REQUEST = ("simulate",)
 """Too long to be part of every run: `--only simulate`."""
 
@@ -52,6 +53,8 @@ def measured(loops: Sequence[str], only: Sequence[str], effort: Effort) -> list[
                 rows += runner.run(garbage(loop, effort))
             if "outage" in only:
                 rows += runner.run(outage(loop, effort))
+            if "pool" in only:
+                rows += runner.run(lending(loop, effort))
         if "memory" in only:
             rows += memory(loop, effort)
     once = {"outage": outages, "import": imports, "config": configuration, "simulate": simulating}
