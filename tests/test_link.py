@@ -815,6 +815,46 @@ async def test_a_bug_in_a_heartbeat_ends_the_run(backend: Backend, kind: str) ->
 
 
 @virtual
+@pytest.mark.parametrize("behaviour", [hang_up, greet_and_hang_up, greet, mute])
+@pytest.mark.parametrize("how", ["returns", "raises", "iterates"])
+async def test_a_loop_with_a_heartbeat_and_ended_connections_is_idle(
+    backend: Backend, behaviour: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.serve = behaviour
+    loop, turns = asyncio.get_running_loop(), 0
+
+    async def use(connection: Connection) -> None:
+        asyncio.get_running_loop().call_later(0.01, backend.end)
+        while await connection.read(10):
+            pass
+        if how == "raises":
+            raise ConnectionLost(None, "said by the consumer")
+
+    async def iterate(link: Link) -> None:
+        async for connection in link:
+            await use(connection)
+
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        selector: Any = vars(loop)["_selector"]
+        select = selector.select
+
+        def counted(timeout: float | None) -> object:
+            nonlocal turns
+            turns += 1
+            return select(timeout)
+
+        monkeypatch.setattr(selector, "select", counted)
+    policy = Policy(wait=Backoff(initial=0.05, maximum=0.05, jitter="none"))
+    heartbeat = Heartbeat(lambda conn: conn.write(b"ping\n"), every=0.02, timeout=0.04)
+    async with Link(Connector(backend.address, policy), heartbeat) as link:
+        running = asyncio.ensure_future(iterate(link) if how == "iterates" else link.run(use))
+        await asyncio.wait([running], timeout=0.2)
+        assert not running.done()
+        running.cancel()
+    assert 2 <= len(backend.accepted) <= 5
+    assert turns < 150
+
+
 async def test_a_heartbeat_that_is_stuck_is_not_sent_twice(backend: Backend) -> None:
     backend.serve = mute
     started = 0
