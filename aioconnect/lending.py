@@ -80,11 +80,11 @@ class Lending:
     def bind(self) -> asyncio.AbstractEventLoop:
         """The running loop, which the pool belongs to from its first use until that loop is closed."""
         loop = asyncio.get_running_loop()
-        if loop is self._loop:
+        forked = os.getpid() != self._process
+        if loop is self._loop and not forked:
             return loop
         if self._loop is not None:
             if not self._loop.is_closed():
-                forked = os.getpid() != self._process
                 other = "the process before the fork; make one in each process" if forked else "another event loop"
                 raise RuntimeError(f"the pool of {self.connector.endpoint.place} belongs to {other}")
             self._begin_anew()

@@ -311,14 +311,14 @@ class Supervisor:
         return loop
 
     def _bind(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
+        loop, pid = asyncio.get_running_loop(), os.getpid()
+        if loop is not self._loop or pid != self._pid:
             if self._loop is not None and not self._loop.is_closed():
-                where = "another process (a fork)" if self._pid != os.getpid() else "another event loop"
+                where = "another process (a fork)" if self._pid != pid else "another event loop"
                 raise RuntimeError(f"the link to {self.place} belongs to {where}; make one for each")
             if self._loop is not None and not self._is_closed and self._ended_by is None:
                 self._forget()
-            self._loop, self._pid = loop, os.getpid()
+            self._loop, self._pid = loop, pid
         return loop
 
     def _now(self) -> float:

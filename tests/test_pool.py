@@ -1144,6 +1144,33 @@ async def test_a_child_process_is_told_to_make_its_own() -> None:
             assert await echo(conn, "parent") == "parent"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_child_that_goes_on_with_the_same_loop_gets_none_of_its_parents_connections() -> None:
+    async with lines() as server, pool_of(server) as pool:
+        async with pool.acquire() as conn:
+            await echo(conn, "a")
+        asking = [pool.acquire(), pool.ready(1)]
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                asyncio._set_running_loop(pool._lending._loop)
+                for each in asking:
+                    try:
+                        each.__await__().send(None)
+                    except RuntimeError as error:
+                        os.write(write, f"{error}\n".encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        os.waitpid(child, 0)
+        said = os.read(read, 1000).decode()
+        os.close(read)
+        asking[1].close()
+        assert said.count("belongs to the process before the fork") == 2
+
+
 def test_settings_that_cannot_work_are_all_named() -> None:
     wrong: Any = {"min_size": 5, "max_size": 0, "max_waiting": -1, "check": 3, "max_idle": "soon", "max_connecting": 0}
     with pytest.raises(ConfigError) as caught:
