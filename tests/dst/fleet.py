@@ -296,7 +296,10 @@ class Consumer(Actor):
             self.watch.asked_at = self.world.loop.time()
         self.watch.asking = True
         try:
-            await self.rng.choice((self._run, self._run, self._iterate, self._ready))(self.watch.link)
+            ways = [self._run, self._run, self._iterate, self._ready]
+            if self.watch.link.heartbeat is not None:
+                ways.append(self._listen)
+            await self.rng.choice(ways)(self.watch.link)
         except AlreadyClosed:
             if self.watch.link.state.name != "SHUTDOWN":
                 raise
@@ -332,6 +335,20 @@ class Consumer(Actor):
             await link.run(consume)
         finally:
             self.watch.wanted = False
+
+    async def _listen(self, link: Link) -> None:
+        """As one who has subscribed to something: only the heartbeat finds out that the peer is silent."""
+
+        async def consume(connection: Connection) -> None:
+            while await connection.readline():
+                pass
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.rng.uniform(5, 40)):
+                try:
+                    await link.run(consume)
+                finally:
+                    self.watch.wanted = False
 
     async def _talk(self, connection: Connection) -> None:
         try:

@@ -633,6 +633,9 @@ class LinkWatch:
         self.retried_at = -math.inf
         self.dead_since = math.inf
         self.dead: Any = None
+        self.failed_at = -math.inf
+        self.slept = self.owed = 0.0
+        """Seconds between attempts since the last connection that lasted, and those of all longest pauses."""
         self.proven = False
 
     @property
@@ -644,7 +647,8 @@ class LinkWatch:
 
     def retry_now(self) -> None:
         self.retried_at = self.endpoint.retried_now_at = self.clock.now()
-        self.not_before = -math.inf
+        self.not_before, self.failed_at = -math.inf, math.inf
+        self.slept = self.owed = 0.0
         nap = self.link._supervisor._nap
         self.link.retry_now()
         if nap is not None and not nap.done():
@@ -657,18 +661,31 @@ class LinkWatch:
         elif event.after is LinkState.CONNECTING:
             if now < self.not_before - EPS:
                 self.fail(f"dials {self.not_before - now:.3f} s early, after {self.fruitless} failures")
+            self.slept += max(0.0, now - self.failed_at)
+            if self.fruitless >= 10 and self.slept < 0.1 * self.owed:
+                self.fail(f"has paused for {self.slept:.3f} s in {self.fruitless} failures, of up to {self.owed:g}")
         elif event.after is LinkState.TRANSIENT_FAILURE and event.before is not LinkState.IDLE:
             if event.before is LinkState.READY and now - self.ready_at >= self.stable_after:
-                self.fruitless, self.not_before = 0, -math.inf
+                self._lasted()
                 return
             self.fruitless += 1
+            self.failed_at = now
             wait = self.endpoint.connector.policy.wait
             own = circuit.since is None or self.fruitless > circuit.failures
             if own and isinstance(wait, Backoff):
-                self.not_before = now + bounds(wait, self.fruitless)[0]
+                low, high = bounds(wait, self.fruitless)
+                self.not_before = now + low
+                self.owed += high
+            else:
+                self.failed_at = math.inf
         elif event.after is LinkState.IDLE and event.before is LinkState.READY:
             if now - self.ready_at >= self.stable_after:
-                self.fruitless, self.not_before = 0, -math.inf
+                self._lasted()
+
+    def _lasted(self) -> None:
+        self.fruitless, self.not_before = 0, -math.inf
+        self.slept = self.owed = 0.0
+        self.failed_at = math.inf
 
     def quiet(self) -> None:
         supervisor: Any = self.link._supervisor

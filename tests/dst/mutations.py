@@ -154,7 +154,7 @@ MUTATIONS: dict[str, Mutation] = {
         "breaker", ("= self.failures, now, 0\n", "= self.failures, now, self.failures\n")
     ),
     "breaker: the pause does not grow": _in(
-        "breaker", ("pause(self.failures, self._pause if", "pause(1, self._pause if")
+        "breaker", ("return pause(self.failures, self._pause)", "return pause(1, self._pause)")
     ),
     "breaker: failures beside the probe count": _in(
         "breaker",
@@ -209,7 +209,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "engine: no pause": _in("retrying", ("self.common.rest(pause))", "self.common.rest(0))")),
     "engine: the pauses are those of the first": _in(
-        "retrying", ("wait.delay(self.count, self.upcoming)", "wait.delay(1, self.upcoming)")
+        "retrying", ("backoff.delay(self.count, self.upcoming)", "backoff.delay(1, self.upcoming)")
     ),
     "engine: a pause may outlast the time limit": _in(
         "retrying", ("self.final = pause >= left and", "self.final = pause >= left + 3 and")
@@ -258,7 +258,8 @@ MUTATIONS: dict[str, Mutation] = {
         "connection", ("            watcher(self.lost)\n", "            pass\n")
     ),
     "connection: the end of the stream is no reason not to use it": _in(
-        "connection", ("        self.ended = self.stalled = True\n", "        self.ended = True\n")
+        "connection",
+        ("        self.stalled = True\n        self._tell_keeper(None)", "        self._tell_keeper(None)"),
     ),
     "connection: the keeper hears of no loss": _in("connection", ("        self._tell_keeper(exc)\n", "")),
     "connection: unread bytes are no reason not to use it": _in(

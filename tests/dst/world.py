@@ -11,6 +11,7 @@ import logging
 import random
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -140,8 +141,9 @@ class World:
         initial = rng.choice((0.01, 0.1, 0.5))
         jitter: Any = rng.choice(("full", "equal", "none", "decorrelated"))
         wait = Backoff(initial, initial * rng.choice((1, 8, 20)), rng.choice((1.5, 2, 3)), jitter)
-        budget = RetryBudget(0.1, 0.5, 2.0, rng.choice(("wait", "fail"))) if rng.random() < 0.25 else None
-        breaker = CircuitBreaker(rng.choice((1, 2, 5)), rng.choice(("wait", "fail"))) if rng.random() < 0.8 else None
+        budget = RetryBudget(0.1, 0.5, 2.0, rng.choice(("wait", "fail"))) if rng.random() < 0.3 else None
+        breaker = CircuitBreaker(rng.choice((1, 2, 5)), rng.choice(("wait", "fail")))
+        closed = rng.random() < (0.2 if budget is None else 0.5)
         return Policy(
             TRANSIENT | LOCAL | STARTING if rng.random() < 0.5 else TRANSIENT | LOCAL,
             never_retry_on={"EHOSTUNREACH"} if rng.random() < 0.15 else (),
@@ -149,7 +151,7 @@ class World:
             timeout=rng.choice((None, 5.0, 30.0)),
             attempt_timeout=rng.choice((0.4, 1.0, 3.0)),
             wait=wait,
-            breaker=breaker,
+            breaker=None if closed else breaker,
             budget=budget,
         )
 
@@ -339,15 +341,19 @@ class World:
         rng = self.rng_of_spite
         if rng.random() > 0.06 or self.loop.time() > self.healed_at:
             return
-        waiting = [actor for actor in self.actors if actor.op is not None and actor.endpoint is endpoint]
+        asking = [(actor.op.began, number) for number, actor in enumerate(self.actors) if actor.op is not None]
+        waiting = [self.actors[number] for _, number in sorted(asking) if self.actors[number].endpoint is endpoint]
         if waiting:
+            # Whoever waits longest is served next.
+            actor = waiting[0] if rng.random() < 0.5 else rng.choice(waiting)
             self.cancels += 1
-            self._cancel_after(rng.choice(waiting), rng.choice((0, 0, 1, 1, 2, 3)))
+            self._cancel_after(actor, rng.choice((0, 0, 1, 1, 2, 3)))
 
     def _made(self, endpoint: EndpointWatch) -> None:
         """A dial of a pool has ended well: now and then the pool is closed before it hears of it."""
-        if self.rng_of_spite.random() < 0.03:
+        if self.rng_of_spite.random() < 0.03 and self.loop.time() < self.healed_at:
             for pool in [pool for pool in self.pools if pool.endpoint is endpoint]:
+                self.loop.call_soon(pool.lending._shut)
                 self.loop.call_soon(self._renew, pool)
 
     # -- Shaking -------------------------------------------------------------------------------------------------------
@@ -396,9 +402,11 @@ class World:
 
     def _news(self) -> None:
         what = self.rng.random()
-        if what < 0.4 and self.links:
+        if self.loop.time() > self.healed_at:
+            return
+        if what < 0.3 and self.links:
             self.rng.choice(list(self.links)).retry_now()
-        elif what < 0.7:
+        elif what < 0.6:
             self.rng.choice(list(self.endpoints.values())).retry_now()
         elif self.pools:
             pool = self.rng.choice(self.pools)
@@ -447,6 +455,8 @@ class World:
         self.loop.call_later(self.rng.expovariate(self.rng.choice((0.1, 0.5))), over)
         if self.rng.random() < 0.3:
             self._cancel_some()
+        if self.rng.random() < 0.2:
+            self.loop.call_later(self.rng.uniform(0, 3), self._news)
 
     # -- Healing -------------------------------------------------------------------------------------------------------
 
@@ -581,7 +591,12 @@ def _run(seed: int, *, long: bool, story: bool) -> Outcome:
     world = World(seed, long=long)
     try:
         world.build()
-        world.loop.run_until_complete(world.loop.create_task(world.main(), name="main"))
+        with warnings.catch_warnings(record=True) as caught:
+            # By which a stream says that nobody has closed it.
+            warnings.simplefilter("always", ResourceWarning)
+            world.loop.run_until_complete(world.loop.create_task(world.main(), name="main"))
+        if caught:
+            world.failed(f"{caught[0].category.__name__}: {caught[0].message}")
     except Exception as exc:  # noqa: BLE001  (told of)
         if world.failure is None:
             where = traceback.extract_tb(exc.__traceback__)[-1]
