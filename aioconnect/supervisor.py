@@ -263,7 +263,8 @@ class Supervisor:
         """Nobody asks any more: nothing is left open, and nothing running."""
         kept, self._kept = self._kept, None
         if kept is not None:
-            self._schedule.left(self._now())
+            if not kept.lost:
+                self._schedule.left(self._now())
             kept.drop()
         if self._task is not None:
             self._task.cancel()

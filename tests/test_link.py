@@ -558,6 +558,28 @@ async def test_retry_now_ends_a_pause(backend: Backend) -> None:
 
 
 @virtual
+async def test_a_connection_has_lived_until_it_was_lost(backend: Backend) -> None:
+    """Not until its consumer has done with it: a server that hangs up is met with a growing pause all the same."""
+    backend.serve = hang_up
+    policy = Policy(wait=Backoff(initial=4, maximum=64, jitter="none"), breaker=None)
+    async with Link(Connector(backend.address, policy)) as link:
+
+        async def consume(connection: Connection) -> None:
+            await connection.read()
+            await asyncio.sleep(2)
+            raise KeyError
+
+        for _ in range(2):
+            with pytest.raises(KeyError):
+                await link.run(consume)
+        began = asyncio.get_running_loop().time()
+        with contextlib.suppress(KeyError):
+            await link.run(consume)
+        # Lost for the second time 2 s ago, and 8 s have to pass.
+        assert asyncio.get_running_loop().time() - began == pytest.approx(6 + 2, abs=0.1)
+
+
+@virtual
 async def test_asking_again_does_not_shorten_the_pause(backend: Backend) -> None:
     backend.down()
     states = States()

@@ -100,13 +100,16 @@ class Lane:
 class Path:
     """One direction between two hosts."""
 
-    __slots__ = ("_fabric", "back", "blocked", "delay", "floor", "jitter", "lane", "loss", "plain")
+    __slots__ = ("_fabric", "back", "blocked", "delay", "floor", "jitter", "lane", "loss", "plain", "uneven_until")
 
     def __init__(self, fabric: Fabric, rtt: float, jitter: float, loss: float) -> None:
         self._fabric = fabric
         self.blocked = False
         self.floor = 0.0
         """Nothing that is sent now arrives before this time, for something sent earlier is still under way."""
+        self.uneven_until = 0.0
+        """Until when some connection's items are under way that took longer than others: it has to keep them in order,
+        and the others do not wait for them."""
         self.back = self
         self.lane = fabric.lane(0.0)
         self.set(rtt, jitter, loss)
@@ -122,7 +125,7 @@ class Path:
     def settle(self) -> None:
         """See whether everything gets through in the same time."""
         loop = self._fabric.loop
-        late = loop is not None and self.floor > loop.time()
+        late = loop is not None and max(self.floor, self.uneven_until) > loop.time()
         self.plain = not (self.blocked or self.back.blocked or self.jitter or self.loss or late)
 
     def duration(self, rto: float = FIRST_RTO) -> float:

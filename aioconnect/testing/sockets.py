@@ -464,11 +464,11 @@ class SimulatedSocket:
         if path.back.blocked:
             self._unacknowledged()
         now = self.network.running().time()
-        if path.floor <= now:
+        if max(path.floor, path.uneven_until) <= now:
             path.settle()
         when, after = now + path.duration(), max(self._arrival, path.floor)
         self._arrival = when = when if when > after else math.nextafter(after, math.inf)
-        path.floor = max(path.floor, when)
+        path.uneven_until = max(path.uneven_until, when)
         self.network.call_at(when, peer.arrive, item)
 
     def _unacknowledged(self) -> None:

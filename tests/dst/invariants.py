@@ -457,6 +457,9 @@ class ConnectorWatch:
         self.note("closed", self.endpoint.name)
         self.endpoint.open = False
         self.endpoint.closed_now = True
+        for flight in self.endpoint.flying.values():
+            # If it opens again, there will be another probe.
+            flight.probe = False
 
     def _LinkStateChanged(self, event: ev.LinkStateChanged, task: Any) -> None:
         self.note("link", self.endpoint.name, event.before.name, event.after.name, type(event.error).__name__)
@@ -475,6 +478,7 @@ class PoolWatch:
         self.number = number
         self.name = name
         self.unwanted_since = math.inf
+        self.crowd = 0
         self.lending: Any = pool._lending
         self.books: Any = pool._books
         self.held: dict[Connection, str] = {}
@@ -521,7 +525,8 @@ class PoolWatch:
         if protocol.made < self.endpoint.last_loss - EPS and self.endpoint.last_loss < now - EPS:
             self.fail(f"{op.what} is lent a connection from before a loss at {self.endpoint.last_loss:.6f}")
         entry = self.books.entries.get(connection)
-        if entry is not None and -math.inf < self.clock.effective(entry.expires) < now - EPS:
+        # As it was when it was lent, before its check.
+        if entry is not None and -math.inf < self.clock.effective(entry.expires) < entry.since - EPS:
             self.fail(f"{op.what} is lent a connection whose lifetime ended at {entry.expires:.6f}")
         if not self.checks and op.began < now - EPS:
             earlier = [each for each in self.line if each.number < op.number and each.cancelled_at is None]
@@ -543,6 +548,7 @@ class PoolWatch:
     def quiet(self) -> None:
         lending, books, now = self.lending, self.books, self.clock.now()
         if not (books.entries or books.connecting or self.line or self.held or lending.tasks.running):
+            self.unwanted_since = math.inf
             return
         dials = sum(then == lending.dials._dialed for then in lending.tasks.running.values())
         resetting = {id(then.args[0]) for then in lending.tasks.running.values() if hasattr(then, "args")}
@@ -581,7 +587,8 @@ class PoolWatch:
             self.fail("somebody waits beside an idle connection")
         if waiting and not self.checks and lending.line.waiting != waiting:
             self.fail(f"{lending.line.waiting} in line by the books, {waiting} wait")
-        if len(lending.line.places) > 2 * lending.line.waiting + 1:
+        self.crowd = max(self.crowd, waiting)
+        if len(lending.line.places) > 2 * max(lending.line.waiting, self.crowd) + 1:
             self.fail(f"{len(lending.line.places)} places for {lending.line.waiting} who wait")
         least = max(lending.dials._expecting.values(), default=0)
         due = 0 if lending.closed else books.dials_due(waiting, least, failing=True)
