@@ -641,8 +641,8 @@ class LinkWatch:
         self.dead_since = math.inf
         self.dead: Any = None
         self.failed_at = -math.inf
-        self.slept = self.owed = 0.0
-        """Seconds between attempts since the last connection that lasted, and those of all longest pauses."""
+        self.slept, self.owed, self.paced = 0.0, 0.0, 0
+        """Since the last connection that lasted: seconds between attempts, those of all longest pauses, and how many."""
         self.proven = False
 
     @property
@@ -655,7 +655,7 @@ class LinkWatch:
     def retry_now(self) -> None:
         self.retried_at = self.endpoint.retried_now_at = self.clock.now()
         self.not_before, self.failed_at = -math.inf, math.inf
-        self.slept = self.owed = 0.0
+        self.slept, self.owed, self.paced = 0.0, 0.0, 0
         nap = self.link._supervisor._nap
         self.link.retry_now()
         if nap is not None and not nap.done():
@@ -669,8 +669,8 @@ class LinkWatch:
             if now < self.not_before - EPS:
                 self.fail(f"dials {self.not_before - now:.3f} s early, after {self.fruitless} failures")
             self.slept += max(0.0, now - self.failed_at)
-            if self.fruitless >= 10 and self.slept < 0.1 * self.owed:
-                self.fail(f"has paused for {self.slept:.3f} s in {self.fruitless} failures, of up to {self.owed:g}")
+            if self.paced >= 10 and self.slept < 0.1 * self.owed:
+                self.fail(f"has paused for {self.slept:.3f} s after {self.paced} failures, of up to {self.owed:g}")
         elif event.after is LinkState.TRANSIENT_FAILURE and event.before is not LinkState.IDLE:
             if event.before is LinkState.READY and now - self.ready_at >= self.stable_after:
                 self._lasted()
@@ -683,6 +683,7 @@ class LinkWatch:
                 low, high = bounds(wait, self.fruitless)
                 self.not_before = now + low
                 self.owed += high
+                self.paced += 1
             else:
                 self.failed_at = math.inf
         elif event.after is LinkState.IDLE and event.before is LinkState.READY:
@@ -691,7 +692,7 @@ class LinkWatch:
 
     def _lasted(self) -> None:
         self.fruitless, self.not_before = 0, -math.inf
-        self.slept = self.owed = 0.0
+        self.slept, self.owed, self.paced = 0.0, 0.0, 0
         self.failed_at = math.inf
 
     def quiet(self) -> None:

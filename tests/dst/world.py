@@ -174,9 +174,9 @@ class World:
         self.bound = max(self.bound, self._bound(policy))
         make = functools.partial(self._sharing, base, watch)
         name = f"{client.name}:{port}"
-        for number in range(rng.choice((0, 1, 2, 6))):
+        for number in range(rng.choice((1, 2, 4, 8))):
             self.actors.append(Caller(self, client, f"{name} caller{number}", watch))
-        if rng.random() < 0.6:
+        if rng.random() < 0.75:
             self._pool(client, name, make, watch)
         for number in range(rng.choice((0, 1, 1, 2))):
             link = functools.partial(self._link, make, watch, stable_after)
@@ -216,7 +216,7 @@ class World:
         observer.made = functools.partial(self._made, watch)
         pool_watch = PoolWatch(watch, lambda: Pool(connector, **settings), f"{name} pool")
         self.pools.append(pool_watch)
-        for number in range(rng.choice((1, 3, 6))):
+        for number in range(rng.choice((2, 4, 7))):
             self.actors.append(Borrower(self, client, f"{name} borrower{number}", pool_watch))
 
     def _link(self, make: Callable[[str], Any], watch: EndpointWatch, stable_after: float, name: str) -> LinkWatch:
@@ -314,6 +314,8 @@ class World:
         for connection, name in self.reading.items():
             if connection.lost is not None:
                 self.fail(f"{name} reads a connection that is gone: {connection.lost!r}")
+        if self.loop.steps > 20_000 + 500 * now:
+            self.fail(f"{self.loop.steps} steps in {now:.0f} s")
         if self.loop.steps % 64 == 0:
             self._bounded()
 
