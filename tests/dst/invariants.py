@@ -642,7 +642,7 @@ class LinkWatch:
         self.dead: Any = None
         self.failed_at = -math.inf
         self.slept, self.owed, self.paced = 0.0, 0.0, 0
-        """Since the last connection that lasted: seconds between attempts, those of all longest pauses, and how many."""
+        """Since a connection has lasted: seconds between attempts, those of the longest pauses, and how many."""
         self.proven = False
 
     @property
