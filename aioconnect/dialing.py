@@ -14,7 +14,7 @@ from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errnoset import STARTING
 from aioconnect.errors import NetworkError
-from aioconnect.limits import wait_until
+from aioconnect.limits import foreign, wait_until
 from aioconnect.line import Line
 
 __all__ = ("Dialing", "Task", "Tasks")
@@ -125,7 +125,7 @@ class Dialing:
     def _dialed(self, task: Task) -> None:
         now = asyncio.get_running_loop().time()
         self._books.dial_ends(now)
-        error = None if task.cancelled() else task.exception()
+        error = _error(task)
         if getattr(error, "stop_reason", None) == "stop":
             self._given_up -= 1
         if error is not None or task.cancelled():
@@ -140,9 +140,9 @@ class Dialing:
                     expecting.set_result(None)
             self.fill()
 
-    def _failed(self, error: BaseException | None) -> None:
+    def _failed(self, error: Exception | None) -> None:
         """For good, or because nobody wanted it any more, or because somebody cancelled the task."""
-        if isinstance(error, Exception) and getattr(error, "stop_reason", None) != "stop":
+        if error is not None and getattr(error, "stop_reason", None) != "stop":
             self._turn_away(functools.partial(_copy, error))
         if self._in_line or self._expecting:
             # They came when it had been decided already.
@@ -160,6 +160,14 @@ class Dialing:
             if not expecting.done():
                 expecting.set_result(error())
         self._expecting.clear()
+
+
+def _error(task: Task) -> Exception | None:
+    """What a dial has met; ``None`` also where somebody has cancelled its task."""
+    if task.cancelled():
+        return None if task.cancelling() else foreign(asyncio.CancelledError())
+    error = task.exception()
+    return None if error is None else foreign(error)
 
 
 def _copy(error: Exception) -> Exception:

@@ -94,6 +94,19 @@ async def in_time(
     return result
 
 
+def foreign(exc: BaseException) -> Exception:
+    """What those get who wait for a task that ended with this: itself, or an error that says so where it is none.
+
+    A hook may raise CancelledError though nobody has cancelled anything, as when it awaits a task that was; raised in
+    others, it would end them without a word.
+    """
+    if isinstance(exc, Exception):
+        return exc
+    error = RuntimeError(f"{type(exc).__name__} came out of making a connection, most likely out of `prepare`")
+    error.__cause__ = exc
+    return error
+
+
 async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
 

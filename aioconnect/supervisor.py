@@ -21,6 +21,7 @@ from aioconnect.errnoset import STARTING
 from aioconnect.errors import AlreadyClosed, Attempt, ConnectError, ConnectTimeout, NetworkError, PeerClosed, StopReason
 from aioconnect.events import Event, GaveUp, LinkStateChanged, Retrying, tell
 from aioconnect.heartbeat import Heartbeat, Pulse, ended, unwatch, watch
+from aioconnect.limits import foreign
 from aioconnect.schedule import Schedule
 from aioconnect.states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, LinkState, follow
 
@@ -104,13 +105,18 @@ class Supervisor:
                 if connection is not None:
                     await self._hold(connection)
                     del connection
-        except asyncio.CancelledError:
-            if self._task is asyncio.current_task():
+        except asyncio.CancelledError as exc:
+            if (task := self._task) is asyncio.current_task() and task is not None:
                 # By somebody else, as at the end of `asyncio.run`: the end for this loop, but not for the next one.
-                self._end(None)
+                self._end(None if task.cancelling() else foreign(exc))
             raise
         except Exception as exc:  # noqa: BLE001  (raised by those who ask)
             self._end(exc)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as exc:
+            self._end(foreign(exc))
+            raise
         finally:
             self._wake()
             self._let_go(asyncio.current_task())
@@ -208,7 +214,11 @@ class Supervisor:
         kept.lost = True
         kept.calm()
         self.last_error = error = _reason(kept.connection)
-        self._schedule.lost(error, self._now(), self._connector.circuit)
+        try:
+            self._schedule.lost(error, self._now(), self._connector.circuit)
+        except Exception as exc:  # noqa: BLE001  (out of the policy's wait; the streams have yet to hear of the loss)
+            self._end(exc)
+            return
         self._move(TRANSIENT_FAILURE, error)
         if not kept.taken:
             kept.finish()

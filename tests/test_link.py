@@ -1139,6 +1139,44 @@ def test_wrong_arguments(make: Callable[[], Link], message: str) -> None:
     assert str(info.value) == message
 
 
+@pytest.mark.may_leak("log")  # of a task that ends by no Exception
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, type("Aborted", (BaseException,), {})])
+async def test_what_is_no_exception_but_comes_out_of_prepare_ends_the_link(backend: Backend, raised: Any) -> None:
+    async def prepare(_: Connection) -> None:
+        raise raised
+
+    connector = Connector(backend.address, QUICK, prepare=prepare)
+    for ask in (lambda link: link.ready(), lambda link: link.run(asked)):
+        async with asyncio.timeout(5), Link(connector) as link:
+            with pytest.raises(RuntimeError, match=raised.__name__) as info:
+                await ask(link)
+            assert isinstance(info.value.__cause__, raised)
+            assert link.state is SHUTDOWN
+    assert len(backend.accepted) <= 2
+
+
+@pytest.mark.parametrize("ask", ["run", "ready"])
+async def test_a_wait_that_raises_at_a_loss_ends_the_link(backend: Backend, ask: str) -> None:
+    def wait(_: object) -> float:
+        raise ZeroDivisionError("the policy's wait")
+
+    async def consume(connection: Connection) -> None:
+        await connection.readline()
+        backend.end()
+        while await connection.read(10):
+            pass
+
+    async with asyncio.timeout(5), Link(Connector(backend.address, Policy(wait=wait, breaker=None))) as link:
+        backend.serve = greet
+        if ask == "ready":
+            await link.ready()
+            await soon(lambda: backend.open == 1)
+            backend.end()
+            await soon(lambda: link.state is SHUTDOWN)
+        with pytest.raises(ZeroDivisionError):
+            await (link.ready() if ask == "ready" else link.run(consume))
+
+
 async def test_wrong_arguments_of_calls(backend: Backend) -> None:
     async with Link(Connector(backend.address)) as link:
         for wrong in ({"timeout": -1}, {"timeout": "soon"}, {"fail_after": 0}, {"fail_after": 1.5}):

@@ -1171,6 +1171,25 @@ async def test_a_child_that_goes_on_with_the_same_loop_gets_none_of_its_parents_
         assert said.count("belongs to the process before the fork") == 2
 
 
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, type("Aborted", (BaseException,), {})])
+async def test_what_is_no_exception_but_comes_out_of_prepare_reaches_those_who_wait(raised: Any) -> None:
+    prepared = 0
+
+    async def prepare(_: Connection) -> None:
+        nonlocal prepared
+        prepared += 1
+        raise raised
+
+    async with lines() as server, Pool(Connector(f"127.0.0.1:{server.port}", prepare=prepare)) as pool:
+        for ask in (pool.acquire, pool.ready):
+            async with asyncio.timeout(5):
+                with pytest.raises(RuntimeError, match=raised.__name__) as info:
+                    await ask()
+            assert isinstance(info.value.__cause__, raised)
+        assert prepared == 2
+        books_are_right(pool)
+
+
 def test_settings_that_cannot_work_are_all_named() -> None:
     wrong: Any = {"min_size": 5, "max_size": 0, "max_waiting": -1, "check": 3, "max_idle": "soon", "max_connecting": 0}
     with pytest.raises(ConfigError) as caught:
