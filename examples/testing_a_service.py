@@ -1,7 +1,4 @@
-"""Test what a service does when its network misbehaves: three stories, in virtual time, on a simulated network.
-
-pytest runs them too (``pytest examples/testing_a_service.py``): ``network`` is a fixture of the plugin.
-"""
+"""What a service does when its network misbehaves: three tests in virtual time, by themselves or by pytest."""
 
 import asyncio
 
@@ -52,9 +49,8 @@ async def test_a_pool_under_partition(network: Network) -> None:
     async with Pool(Connector("tcp://10.0.0.1:5432"), max_size=4) as pool:
 
         async def request() -> None:
-            async with pool.acquire(timeout=30) as conn:
-                async with asyncio.timeout(2):
-                    assert await ask(conn, b"select") == b"select"
+            async with pool.acquire(timeout=30) as conn, asyncio.timeout(2):
+                assert await ask(conn, b"select") == b"select"
 
         await asyncio.gather(*(request() for _ in range(20)))
         with network.partition(db):
@@ -68,4 +64,4 @@ async def test_a_pool_under_partition(network: Network) -> None:
 if __name__ == "__main__":
     for story in (test_rides_out_a_restart, test_fails_fast_when_a_dependency_is_gone, test_a_pool_under_partition):
         story(Network())
-        print(story.__name__.removeprefix("test_").replace("_", " "))
+        print(story.__name__)

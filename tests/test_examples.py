@@ -56,9 +56,9 @@ SAYS = {
         r"closed; ready: False; \d+ prices",
     ],
     "testing_a_service": [
-        "rides out a restart",
-        "fails fast when a dependency is gone",
-        "a pool under partition",
+        "test_rides_out_a_restart",
+        "test_fails_fast_when_a_dependency_is_gone",
+        "test_a_pool_under_partition",
     ],
     "uvloop_service": ["running on (uvloop|asyncio)", "100 answers, the last is 198; 100 connections"],
 }
