@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, Self, cast
 
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
@@ -41,7 +41,7 @@ class Link:
             await link.run(consume)
     """
 
-    __slots__ = ("__weakref__", "_supervisor", "connector", "heartbeat")
+    __slots__ = ("__weakref__", "_supervisor")
 
     def __init__(self, connector: Connector, heartbeat: Heartbeat | None = None) -> None:
         problems = Problems()
@@ -50,9 +50,17 @@ class Link:
         if heartbeat is not None and not isinstance(heartbeat, Heartbeat):
             problems.add("heartbeat", heartbeat, "must be a Heartbeat, or None")
         problems.raise_any()
-        self.connector = connector
-        self.heartbeat = heartbeat
         self._supervisor = Supervisor(connector, heartbeat)
+
+    @property
+    def connector(self) -> Connector:
+        """What makes its connections."""
+        return self._supervisor.connector
+
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        """What is sent through them, if anything."""
+        return self._supervisor.heartbeat
 
     @property
     def state(self) -> LinkState:
@@ -75,13 +83,15 @@ class Link:
         Raises what ended the link: a `ConnectError` of the kind ``"permanent"`` or a foreign exception out of the
         connector's ``prepare``. RuntimeError while there is another consumer.
         """
-        connections = _Connections(self._supervisor)
+        supervisor = self._supervisor
+        consumer = supervisor.enlist()
         try:
-            async for connection in connections:
+            while (connection := await supervisor.following()) is not None:
                 if await _is_done(consume, connection):
-                    return await self._supervisor.leave()
+                    return await supervisor.leave()
+                del connection  # nothing to keep through an outage
         finally:
-            connections.close()
+            supervisor.discharge(consumer)
 
     def __aiter__(self) -> AsyncIterator[Connection]:
         """One connection after the other; the body sees to losses itself.
@@ -134,31 +144,26 @@ class Link:
 class _Connections:
     """The connections of a link, for ``async for``: as long as this exists, the link has a consumer."""
 
-    __slots__ = ("_supervisor", "_name")
+    __slots__ = ("_consumer", "_supervisor")
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor: Supervisor | None = None
-        self._name = supervisor.enlist()
+        self._consumer = supervisor.enlist()
         self._supervisor = supervisor
 
     def __aiter__(self) -> Self:
         return self
 
-    def __anext__(self) -> Coroutine[Any, Any, Connection]:
-        return _nothing() if self._supervisor is None else self._supervisor.following()
+    async def __anext__(self) -> Connection:
+        connection = None if self._supervisor is None else await self._supervisor.following()
+        if connection is None:
+            raise StopAsyncIteration
+        return connection
 
-    def close(self) -> None:
-        """Drop the connection at once, and make way for another consumer."""
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            supervisor.discharge(self._name)
-
-    # `break`, `return` and exceptions take a loop's iterator off the stack, and tell nobody.
-    __del__ = close
-
-
-async def _nothing() -> NoReturn:
-    raise StopAsyncIteration
+    def __del__(self) -> None:
+        # `break`, `return` and exceptions take a loop's iterator off the stack, and tell nobody.
+        if self._supervisor is not None:
+            self._supervisor.discharge(self._consumer)
 
 
 async def _is_done(consume: Consume, connection: Connection) -> bool:

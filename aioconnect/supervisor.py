@@ -36,10 +36,8 @@ class Supervisor:
 
     __slots__ = (
         "_alarm",
-        "_connector",
         "_consumer",
         "_ended_by",
-        "_heartbeat",
         "_is_closed",
         "_kept",
         "_loop",
@@ -53,26 +51,26 @@ class Supervisor:
         "_unwinding",
         "_waiters",
         "_wanted",
+        "connector",
+        "heartbeat",
         "last_error",
-        "place",
         "state",
     )
 
     def __init__(self, connector: Connector, heartbeat: Heartbeat | None) -> None:
-        self._connector = connector
-        self._heartbeat = heartbeat
+        self.connector = connector
+        self.heartbeat = heartbeat
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._is_closed = False
         self._telling: list[Event] | None = None
-        self.place = connector.endpoint.place
         self._forget()
 
     def _forget(self) -> None:
         """All that belongs to one event loop."""
         self.state = IDLE
         self.last_error: NetworkError | None = None
-        self._schedule = Schedule(self._connector.policy, self._connector.stable_after)
+        self._schedule = Schedule(self.connector.policy, self.connector.stable_after)
         self._proven = False
         """Whether it has been READY."""
         self._ended_by: Exception | None = None
@@ -88,6 +86,11 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._unwinding: tuple[asyncio.Task[None], ...] = ()
         """Tasks that were cancelled, until they have ended."""
+
+    @property
+    def place(self) -> str:
+        """Where its connections lead to."""
+        return self.connector.record.name
 
     # -- Its task --------------------------------------------------------------------------------------------------
 
@@ -131,7 +134,7 @@ class Supervisor:
         """The pause before the next attempt. A timer and a future, and no frame: this is where links spend outages."""
         if self.state is IDLE:
             self._move(TRANSIENT_FAILURE, self.last_error)
-        if self._connector.observers:
+        if self.connector.observers:
             self._tell(Retrying(self.place, self._schedule.failures, self.last_error, resume_at - self._now()))
         loop = asyncio.get_running_loop()
         self._alarm = loop.call_at(resume_at, self._wake)
@@ -148,7 +151,7 @@ class Supervisor:
 
     async def _attempt(self) -> Connection | None:
         self._move(CONNECTING)
-        record = self._connector.record
+        record = self.connector.record
         try:
             if not self._schedule.failures or record.circuit.since is not None:
                 return await self._dialed()
@@ -167,7 +170,7 @@ class Supervisor:
 
     def _dialed(self) -> Connecting[Connection]:
         # Made for each attempt, for it is nothing to keep through a pause.
-        single = self._connector.unlimited(also=STARTING, stop=_after_one)
+        single = self.connector.unlimited(also=STARTING, stop=_after_one)
         if single.observers:
             single.observers = (self._overheard,)
         return single.connect(wait=True)
@@ -175,7 +178,7 @@ class Supervisor:
     def _failed(self, error: NetworkError, *, permanent: bool) -> None:
         # What is raised tells the story of one attempt, around the error that is worth keeping.
         self.last_error = error.__cause__ if isinstance(error.__cause__, NetworkError) else error
-        self._schedule.failed(error, self._now(), self._connector.circuit, permanent=permanent)
+        self._schedule.failed(error, self._now(), self.connector.circuit, permanent=permanent)
         self._move(TRANSIENT_FAILURE, error)
         for waiter in self._waiters:
             waiter.failed(self.last_error, self._now(), self.place)
@@ -189,8 +192,8 @@ class Supervisor:
         lost = functools.partial(self._lost, kept)
         alive = watch(connection, lost)
         connection.when_lost(lost)
-        if alive and self._heartbeat is not None:
-            kept.pulse = Pulse(self._heartbeat, connection, self._end)
+        if alive and self.heartbeat is not None:
+            kept.pulse = Pulse(self.heartbeat, connection, self._end)
         self._move(READY)
         for waiter in self._waiters:
             waiter.told(None)
@@ -215,7 +218,7 @@ class Supervisor:
         kept.calm()
         self.last_error = error = _reason(kept.connection)
         try:
-            self._schedule.lost(error, self._now(), self._connector.circuit)
+            self._schedule.lost(error, self._now(), self.connector.circuit)
         except Exception as exc:  # noqa: BLE001  (out of the policy's wait; the streams have yet to hear of the loss)
             self._end(exc)
             return
@@ -250,7 +253,7 @@ class Supervisor:
     def retry_now(self) -> None:
         """End the pause."""
         self._schedule.resume()
-        self._connector.retry_now()
+        self.connector.retry_now()
         self._wake()
 
     async def close(self, timeout: float) -> None:
@@ -267,7 +270,7 @@ class Supervisor:
     def _ask(self) -> None:
         """See to it that somebody is at it."""
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"link {self.place}")
+            self._task = asyncio.get_running_loop().create_task(self._keep(), name=self.place)
 
     def _stop(self) -> None:
         """Nobody asks any more: nothing is left open, and nothing running."""
@@ -355,19 +358,17 @@ class Supervisor:
         self._consumer = object()
         return self._consumer
 
-    async def following(self) -> Connection:
+    async def following(self) -> Connection | None:
         """The next connection for the consumer, which is through with the one before.
 
-        Raises StopAsyncIteration once the link is closed, or what has ended it.
+        ``None`` once the link is closed. Raises what has ended it.
         """
-        loop, kept = self._bind(), self._kept
-        if kept is not None and kept.taken:
-            self._lost(kept)
-            await kept.connection.aclose()
-            kept.finish()
-        elif kept is not None and not kept.lost:
-            kept.taken = True
-            return kept.connection
+        loop = self._bind()
+        if self._kept is not None and self._kept.taken:
+            await self._part(self._kept)
+        elif self._kept is not None and not self._kept.lost:
+            self._kept.taken = True
+            return self._kept.connection
         connection = None
         if self.state is not SHUTDOWN:
             self._taker = loop.create_future()
@@ -376,9 +377,15 @@ class Supervisor:
                 connection = await self._taker
             finally:
                 self._taker = None
-        if connection is None:
-            raise StopAsyncIteration if self._ended_by is None else self._ending()
+        if connection is None and self._ended_by is not None:
+            raise self._ending()
         return connection
+
+    async def _part(self, kept: _Kept) -> None:
+        # Not in the frame of `following`, which would hold the connection until there is another.
+        self._lost(kept)
+        await kept.connection.aclose()
+        kept.finish()
 
     async def leave(self) -> None:
         """The consumer is through with its connection, and asks for no other. What is buffered is still sent."""
@@ -406,7 +413,7 @@ class Supervisor:
 
     def _move(self, after: LinkState, error: Exception | None = None) -> None:
         before, self.state = self.state, follow(self.state, after)
-        if self._connector.observers:
+        if self.connector.observers:
             self._tell(LinkStateChanged(self.place, before, after, error))
 
     def _overheard(self, event: Event) -> None:
@@ -421,7 +428,7 @@ class Supervisor:
             return
         self._telling = [event]
         for each in self._telling:
-            tell(self._connector.observers, each)
+            tell(self.connector.observers, each)
         self._telling = None
 
 

@@ -14,9 +14,9 @@ from tests.benchmarks.__main__ import ON_REQUEST, ROWS
 from tests.benchmarks.loops import LOOPS
 from tests.benchmarks.server import ROOT
 
-BARS = {"connect": 9, "retry": 5, "memory": 2, "garbage": 6, "outage": 2, "pool": 6}
+BARS = {"connect": 9, "retry": 5, "memory": 2, "garbage": 6, "outage": 2, "pool": 6, "link": 1}
 """Rows with a bar, for each loop."""
-ONCE = {"import": 1, "config": 1, "outage": 5, "simulate": 2}
+ONCE = {"import": 1, "config": 1, "outage": 5, "link": 2, "simulate": 2}
 """And those for no loop, or one of them."""
 
 

@@ -39,6 +39,17 @@ SAYS = {
         r"cache     does without: .*\[ECONNREFUSED\].*\(2 attempts in .*\); failures: {'ECONNREFUSED': 2}",
         r"sidecar   connected; failures: {'ENOENT': \d+}",
     ],
+    "link": [
+        "CONNECTING -> READY ",
+        "news: it is raining",
+        "READY -> TRANSIENT_FAILURE (PeerClosed|ConnectionResetByPeer|BrokenPipe)",
+        "CONNECTING -> READY ",
+        "news: it is raining",
+        "READY -> TRANSIENT_FAILURE ConnectionTimedOut",
+        "CONNECTING -> READY ",
+        "news: that is all",
+        "READY -> IDLE ",
+    ],
     "pool": [
         "100 answers over 3 connections, the last to visitor 99",
         "one was cancelled, the next reads its own: visitor 101; {'error': 1}",

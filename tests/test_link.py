@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import random
 import ssl
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -682,7 +684,7 @@ async def test_a_bug_in_prepare_ends_the_link(backend: Backend, proven: bool) ->
 
 async def test_a_bug_in_a_wait_ends_the_link() -> None:
     async with Link(
-        Connector(f"127.0.0.1:{closed_port()}", Policy(wait=lambda state: 1 / (2 - state.attempt_number)))
+        Connector(f"127.0.0.1:{closed_port()}", Policy(wait=lambda state: 0.01 / (2 - state.attempt_number)))
     ) as link:
         with pytest.raises(ZeroDivisionError):
             await link.run(asked)
@@ -877,6 +879,7 @@ async def test_a_loop_with_a_heartbeat_and_ended_connections_is_idle(
     assert turns < 150
 
 
+@virtual
 async def test_a_heartbeat_that_is_stuck_is_not_sent_twice(backend: Backend) -> None:
     backend.serve = mute
     started = 0
@@ -959,7 +962,7 @@ async def test_a_task_cancelled_by_somebody_else_closes_the_link(backend: Backen
         running = asyncio.create_task(link.run(lambda connection: connection.read()))
         await link.ready()
         for task in asyncio.all_tasks():
-            if task.get_name().startswith("link "):
+            if task.get_name().startswith("tcp://"):
                 task.cancel()
         await running
         assert link.state is SHUTDOWN
@@ -1093,7 +1096,7 @@ async def test_closing_in_the_very_turn_in_which_a_wait_for_ready_ends(how: str)
     if how == "late":
         time.sleep(0.05)  # so that the timer and the closing are due in the same turn
     elif how == "with its keeper":
-        (keeper,) = (task for task in asyncio.all_tasks() if task.get_name().startswith("link "))
+        (keeper,) = (task for task in asyncio.all_tasks() if task.get_name().startswith("tcp://"))
         waiting.cancel()
         keeper.cancel()
         await asyncio.wait([keeper])
@@ -1295,3 +1298,21 @@ async def test_who_waits_for_ready_while_a_consumer_holds_what_is_dead_gets_the_
         assert link.state is READY
         await asyncio.gather(running, return_exceptions=True)
         await link.run(asked)
+
+
+async def test_nothing_of_a_connection_is_kept_through_an_outage(backend: Backend) -> None:
+    used = list[weakref.ref[Connection]]()
+
+    async def consume(connection: Connection) -> None:
+        used.append(weakref.ref(connection))
+        await asked(connection)
+        await connection.readexactly(1)
+
+    async with Link(Connector(backend.address), heartbeat=Heartbeat(lambda _: None, 5, 10)) as link:
+        running = asyncio.create_task(link.run(consume))
+        await soon(lambda: backend.open == 1)
+        backend.down()
+        await soon(lambda: isinstance(link.last_error, ConnectRefused))
+        gc.collect()
+        assert used[0]() is None
+        running.cancel()

@@ -270,7 +270,7 @@ class LinkStories(RuleBasedStateMachine):
         elif state in (IDLE, SHUTDOWN) or (state is TRANSIENT_FAILURE and not consuming):
             assert held == []
         names = [task.get_name() for task in asyncio.all_tasks(self.loop)]
-        assert sum(name.startswith("link ") for name in names) == (state not in (IDLE, SHUTDOWN))
+        assert names.count(f"tcp://{self.backend.address}") == (state not in (IDLE, SHUTDOWN))
 
     def tidy(self) -> None:
         """Collect what has ended, and see that it ended as it may."""

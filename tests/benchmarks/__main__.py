@@ -14,6 +14,7 @@ from tests.benchmarks.connecting import connecting
 from tests.benchmarks.garbage import garbage
 from tests.benchmarks.imports import imports
 from tests.benchmarks.lending import lending
+from tests.benchmarks.links import crowd, waiting
 from tests.benchmarks.loops import LOOPS
 from tests.benchmarks.measure import QUICK, TINY, Effort, Row, machine, pinned
 from tests.benchmarks.memory import memory
@@ -23,7 +24,15 @@ from tests.benchmarks.retries import retries
 from tests.benchmarks.simulating import simulating
 
 DISTRIBUTIONS = ("tenacity", "uvloop", "aiohappyeyeballs", "anyio")
-ROWS = ("connect", "retry", "memory", "import", "garbage", "config", "outage", "pool")
+ROWS = ("connect", "retry", "memory", "import", "garbage", "config", "outage", "pool", "link")
+EACH_LOOP = {
+    "connect": connecting,
+    "retry": retries,
+    "garbage": garbage,
+    "outage": outage,
+    "pool": lending,
+    "link": waiting,
+}
 ON_REQUEST = ("simulate",)
 """Too long to be part of every run: `--only simulate`."""
 
@@ -45,19 +54,12 @@ def measured(loops: Sequence[str], only: Sequence[str], effort: Effort) -> list[
     rows: list[Row] = []
     for loop in loops:
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            if "connect" in only:
-                rows += runner.run(connecting(loop, effort))
-            if "retry" in only:
-                rows += runner.run(retries(loop, effort))
-            if "garbage" in only:
-                rows += runner.run(garbage(loop, effort))
-            if "outage" in only:
-                rows += runner.run(outage(loop, effort))
-            if "pool" in only:
-                rows += runner.run(lending(loop, effort))
+            for part in only:
+                if part in EACH_LOOP:
+                    rows += runner.run(EACH_LOOP[part](loop, effort))
         if "memory" in only:
             rows += memory(loop, effort)
-    once = {"outage": outages, "import": imports, "config": configuration, "simulate": simulating}
+    once = {"outage": outages, "link": crowd, "import": imports, "config": configuration, "simulate": simulating}
     for part in only:
         if part in once:
             rows += once[part](effort)

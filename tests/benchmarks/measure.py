@@ -34,11 +34,12 @@ class Effort:
     repeats: int = 3
     interpreters: int = 25
     fleet: int = 100_000
+    links: int = 10_000
     seconds: float = 120.0
 
 
-QUICK = Effort(rounds=100, calls=100, connections=1000, repeats=1, interpreters=20, fleet=10_000)
-TINY = Effort(rounds=2, batch=3, calls=5, connections=20, repeats=1, interpreters=1, fleet=50)
+QUICK = Effort(rounds=100, calls=100, connections=1000, repeats=1, interpreters=20, fleet=10_000, links=2_000)
+TINY = Effort(rounds=2, batch=3, calls=5, connections=20, repeats=1, interpreters=1, fleet=50, links=50)
 
 
 class Ratio(NamedTuple):
