@@ -1149,10 +1149,10 @@ async def test_what_is_no_exception_but_comes_out_of_prepare_ends_the_link(backe
         raise raised
 
     connector = Connector(backend.address, QUICK, prepare=prepare)
-    for ask in (lambda link: link.ready(), lambda link: link.run(asked)):
+    for consumed in (False, True):
         async with asyncio.timeout(5), Link(connector) as link:
             with pytest.raises(RuntimeError, match=raised.__name__) as info:
-                await ask(link)
+                await (link.run(asked) if consumed else link.ready())
             assert isinstance(info.value.__cause__, raised)
             assert link.state is SHUTDOWN
     assert len(backend.accepted) <= 2
