@@ -363,6 +363,9 @@ class ConnectorWatch:
         """Whether its calls are those of a "pool" or a "link", which have no limits."""
         self.known: dict[asyncio.Task[Any], bool] = {}
         """Calls that wait after an attempt, and whether the next one is to be paid for."""
+        self.stopped_at = -math.inf
+        self.restarts = 0
+        """Dials of a pool, one after the other, that began when the one before was given up."""
 
     def __call__(self, event: Any) -> None:
         task = asyncio.current_task()
@@ -379,6 +382,10 @@ class ConnectorWatch:
     def _AttemptStarted(self, event: ev.AttemptStarted, task: Any) -> None:
         endpoint = self.endpoint
         endpoint.started(task, event.attempt)
+        if self.keeps == "pool" and event.attempt == 1:
+            self.restarts = self.restarts + 1 if endpoint.clock.now() == self.stopped_at else 0
+            if self.restarts > 5:
+                endpoint.fail(f"{endpoint.name}: the pool gives up dials, and begins others without a pause")
         if self.known.pop(task, False) and event.attempt > 1:
             endpoint.paid += 1
         op = self.ops.get(task)
@@ -434,6 +441,8 @@ class ConnectorWatch:
     def _GaveUp(self, event: ev.GaveUp, task: Any) -> None:
         self.note("gave up", self.endpoint.name, type(event.error).__name__, getattr(event.error, "stop_reason", None))
         self.endpoint.over(task)
+        if getattr(event.error, "stop_reason", None) == "stop":
+            self.stopped_at = self.endpoint.clock.now()
         self._done(task)
 
     def _Cancelled(self, event: ev.Cancelled, task: Any) -> None:

@@ -346,10 +346,12 @@ class World:
         asking = [(actor.op.began, number) for number, actor in enumerate(self.actors) if actor.op is not None]
         waiting = [self.actors[number] for _, number in sorted(asking) if self.actors[number].endpoint is endpoint]
         if waiting:
-            # Whoever waits longest is served next.
-            actor = waiting[0] if rng.random() < 0.5 else rng.choice(waiting)
-            self.cancels += 1
-            self._cancel_after(actor, rng.choice((0, 0, 1, 1, 2, 3)))
+            # All of them, for whoever is served next is among them; or anybody.
+            chosen = waiting if rng.random() < 0.25 else [rng.choice(waiting)]
+            steps = rng.choice((0, 0, 1, 1, 2, 3))
+            for actor in chosen:
+                self.cancels += 1
+                self._cancel_after(actor, steps)
 
     def _made(self, endpoint: EndpointWatch) -> None:
         """A dial of a pool has ended well: now and then the pool is closed before it hears of it."""
