@@ -12,7 +12,7 @@ import pytest
 from tests.dst import mutations
 from tests.dst.world import report, run
 
-WORLDS = 20
+WORLDS = 15
 ROUNDS = 4
 
 
@@ -26,7 +26,7 @@ def test_what_has_to_hold_holds_in_every_world(number: int) -> None:
 
 def test_a_seed_always_tells_the_same_story() -> None:
     """In another process, with other hashes, and after other worlds."""
-    command = [sys.executable, "-m", "tests.dst", "--seeds", "6", "--start", "40", "--jobs", "1"]
+    command = [sys.executable, "-m", "tests.dst", "--seeds", "4", "--start", "40", "--jobs", "1"]
     outputs = [
         subprocess.run(
             command,
@@ -49,15 +49,14 @@ def test_a_seed_always_tells_the_same_story() -> None:
 def test_a_planted_fault_is_found(name: str) -> None:
     found = mutations.hunt(name, 0, mutations.PATIENCE)
     assert found is not None, f"{name}: not found in {mutations.PATIENCE} worlds"
-    # It fails again, in the same way.
-    with mutations.planted(name):
-        assert run(found.seed) == found
 
 
 def test_a_violation_says_how_to_see_it_again() -> None:
-    found = mutations.hunt(next(iter(mutations.QUICK)), 0, mutations.PATIENCE)
+    found = mutations.hunt(mutations.QUICK[0], 0, mutations.PATIENCE)
     assert found is not None
     assert found.violation is not None
+    with mutations.planted(mutations.QUICK[0]):
+        assert run(found.seed) == found, "it does not fail again in the same way"
     text = report(found)
     assert f"python -m tests.dst --seed {found.seed}" in text
     assert found.violation in text

@@ -672,6 +672,7 @@ class LinkWatch:
 
     def moved(self, event: ev.LinkStateChanged) -> None:
         now, circuit = self.clock.now(), self.endpoint.record.circuit
+        self._finality(event)
         if event.after is LinkState.READY:
             self.ready_at, self.proven = now, True
         elif event.after is LinkState.CONNECTING:
@@ -698,6 +699,12 @@ class LinkWatch:
         elif event.after is LinkState.IDLE and event.before is LinkState.READY:
             if now - self.ready_at >= self.stable_after:
                 self._lasted()
+
+    def _finality(self, event: ev.LinkStateChanged) -> None:
+        """A permanent error is the end before the first READY, and only then."""
+        permanent = getattr(event.error, "stop_reason", None) == "permanent"
+        if permanent and self.proven is (event.after is LinkState.SHUTDOWN):
+            self.fail(f"goes on to {event.after.name} after a permanent error, proven={self.proven}")
 
     def _lasted(self) -> None:
         self.fruitless, self.not_before = 0, -math.inf

@@ -605,9 +605,9 @@ def _run(seed: int, *, long: bool, story: bool) -> Outcome:
         if world.failure is None:
             where = traceback.extract_tb(exc.__traceback__)[-1]
             world.failed(f"{type(exc).__name__}: {exc} ({where.filename.rpartition('/')[2]}:{where.lineno})", exc)
-    finally:
-        _bury(world)
-    return _outcome(world, story=story)
+    seconds, steps = world.loop.time(), world.loop.steps
+    _bury(world)
+    return _outcome(world, seconds, steps, story=story)
 
 
 def _bury(world: World) -> None:
@@ -638,14 +638,14 @@ def _bury(world: World) -> None:
     world.network.trace = trace
 
 
-def _outcome(world: World, *, story: bool) -> Outcome:
+def _outcome(world: World, seconds: float, steps: int, *, story: bool) -> Outcome:
     trace = world.network.trace or []
     return Outcome(
         world.seed,
         world.failure,
         hashlib.sha256("\n".join(map(repr, trace)).encode()).hexdigest(),
-        world.loop.time(),
-        world.loop.steps,
+        seconds,
+        steps,
         world.replies,
         sum(watch.good + watch.bad for watch in world.endpoints.values()),
         world.cancels,
