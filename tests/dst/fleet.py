@@ -363,16 +363,16 @@ class Consumer(Actor):
             raise Oops
 
     async def _iterate(self, link: Link) -> None:
-        connections, left = aiter(link), self.rng.choice((1, 3))
+        left = self.rng.choice((1, 3))
         try:
-            async for connection in connections:
+            async for connection in link:
                 left -= 1
                 with contextlib.suppress(ConnectionLost):
                     await self._talk(connection)
                 if not left:
                     break
         finally:
-            connections.close()  # type: ignore[attr-defined]
+            # By now the loop's iterator is gone, which is how the link knows.
             self.watch.wanted = False
 
     async def _ready(self, link: Link) -> None:
