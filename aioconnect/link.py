@@ -99,7 +99,7 @@ class Link:
         The next iteration closes its connection and waits for the next one; leaving the loop drops it at once, with
         what is still buffered. Ends when the link is closed; raises as `run` does.
         """
-        return _Connections(self._supervisor)
+        return _Connections(self._supervisor, self._supervisor.enlist())
 
     def ready(self, timeout: float | str | None = None, fail_after: int | None = None) -> Coroutine[Any, Any, None]:
         """Wait until the link is READY, asking it to connect if nobody has.
@@ -146,24 +146,27 @@ class _Connections:
 
     __slots__ = ("_consumer", "_supervisor")
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor: Supervisor | None = None
-        self._consumer = supervisor.enlist()
+    def __init__(self, supervisor: Supervisor, consumer: object) -> None:
         self._supervisor = supervisor
+        self._consumer = consumer
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Connection:
-        connection = None if self._supervisor is None else await self._supervisor.following()
-        if connection is None:
-            raise StopAsyncIteration
-        return connection
+    def __anext__(self) -> Coroutine[Any, Any, Connection]:
+        # Not a coroutine function: its frame would hold the iterator, and the traceback of a cancellation the frame.
+        return _following(self._supervisor)
 
     def __del__(self) -> None:
         # `break`, `return` and exceptions take a loop's iterator off the stack, and tell nobody.
-        if self._supervisor is not None:
-            self._supervisor.discharge(self._consumer)
+        self._supervisor.discharge(self._consumer)
+
+
+async def _following(supervisor: Supervisor) -> Connection:
+    connection = await supervisor.following()
+    if connection is None:
+        raise StopAsyncIteration
+    return connection
 
 
 async def _is_done(consume: Consume, connection: Connection) -> bool:

@@ -361,6 +361,26 @@ async def test_leaving_the_loop_closes_the_connection(backend: Backend, leave: s
         await link.run(asked)
 
 
+async def test_a_loop_that_is_cancelled_while_it_waits_has_left(backend: Backend) -> None:
+    """Although the cancellation is still there, with its traceback."""
+    backend.down()
+
+    async def use(link: Link) -> None:
+        async for _ in link:
+            pass
+
+    async with Link(Connector(backend.address, QUICK)) as link:
+        using = asyncio.create_task(use(link))
+        await soon(lambda: link.state is TRANSIENT_FAILURE)
+        using.cancel()
+        with pytest.raises(asyncio.CancelledError) as info:
+            await using
+        assert link.state is IDLE
+        await backend.up()
+        await link.run(asked)
+        assert info.value.__traceback__ is not None
+
+
 async def test_a_body_that_leaves_at_once_is_met_with_pauses(backend: Backend) -> None:
     began = asyncio.get_running_loop().time()
     used = 0
