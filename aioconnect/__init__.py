@@ -47,10 +47,10 @@ from aioconnect.resolver import Resolver
 if TYPE_CHECKING:
     from aioconnect.heartbeat import Heartbeat
     from aioconnect.link import Link
+    from aioconnect.link_states import LinkState
     from aioconnect.manager import ConnectionManager
     from aioconnect.pool import Pool
     from aioconnect.simulation import simulate
-    from aioconnect.states import LinkState
 
 __version__ = "0.2.0"
 
@@ -116,7 +116,7 @@ if not TYPE_CHECKING:
         {
             "Pool": "aioconnect.pool",
             "Link": "aioconnect.link",
-            "LinkState": "aioconnect.states",
+            "LinkState": "aioconnect.link_states",
             "Heartbeat": "aioconnect.heartbeat",
             "ConnectionManager": "aioconnect.manager",
             "simulate": "aioconnect.simulation",

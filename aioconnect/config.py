@@ -33,13 +33,13 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 from aioconnect import codes, hosts
+from aioconnect.config_making import Configured, Maker, named_codes
+from aioconnect.config_settings import PLACE, ROOT, Key, Path, endpoint_keys, is_list
+from aioconnect.config_sources import TABLE, Level, Setting, Sources, read_toml
 from aioconnect.connector import Connector
 from aioconnect.endpoint import OPTIONS, TLS, Endpoint
 from aioconnect.errnoset import NAMED, ErrnoSet
 from aioconnect.hosts import Target
-from aioconnect.making import Configured, Maker, named_codes
-from aioconnect.settings import PLACE, ROOT, Key, Path, endpoint_keys, is_list
-from aioconnect.sources import TABLE, Level, Setting, Sources, read_toml
 from aioconnect.validation import Problems, check_duration, format_duration
 
 __all__ = ("Configuration", "effective", "from_env", "from_mapping", "from_toml", "schema")

@@ -11,7 +11,7 @@ from aioconnect.values import Fact
 
 if TYPE_CHECKING:
     # For no program but one with a Link: an enum takes as long to make as all events.
-    from aioconnect.states import LinkState
+    from aioconnect.link_states import LinkState
 
 __all__ = (
     "AttemptFailed",

@@ -11,8 +11,8 @@ from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errors import ConnectionLost, NetworkError
 from aioconnect.heartbeat import Heartbeat, end_was_read
-from aioconnect.states import LinkState
-from aioconnect.supervisor import Supervisor
+from aioconnect.link_states import LinkState
+from aioconnect.link_supervisor import Supervisor
 from aioconnect.validation import Problems, check_integer, seconds
 
 __all__ = ("Consume", "Link")

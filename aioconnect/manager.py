@@ -12,15 +12,15 @@ from typing import Any, NamedTuple, Self, TypeVar, Unpack
 
 from aioconnect import config
 from aioconnect.config import Configuration
+from aioconnect.config_making import Configured
+from aioconnect.config_settings import Functions
 from aioconnect.connector import Connector
 from aioconnect.errnoset import STARTING
 from aioconnect.errors import ConfigError, PoolTimeout
 from aioconnect.link import Link
-from aioconnect.making import Configured
+from aioconnect.link_states import LinkState
 from aioconnect.pool import Pool, PoolStats
 from aioconnect.record import ConnectorStats
-from aioconnect.settings import Functions
-from aioconnect.states import LinkState
 from aioconnect.validation import did_you_mean, seconds, shown
 
 __all__ = ("ConnectionManager", "EndpointStats")

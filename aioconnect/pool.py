@@ -13,12 +13,12 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from aioconnect.backoff import Backoff
-from aioconnect.books import Books, Borrower, Ended, Entry, Limits
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errors import Holder
-from aioconnect.hooks import Hook
-from aioconnect.lending import Lending, Settings
+from aioconnect.pool_books import Books, Borrower, Ended, Entry, Limits
+from aioconnect.pool_hooks import Hook
+from aioconnect.pool_lending import Lending, Settings
 from aioconnect.validation import Problems, check_duration, check_integer, check_optional_duration, seconds
 
 __all__ = ("Acquiring", "Pool", "PoolStats")

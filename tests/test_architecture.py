@@ -20,25 +20,25 @@ Rule = Callable[[Module], Iterator[str]]
 # An import points to a lower row. A new module gets a place here first; the package itself stands for
 # `aioconnect/__init__.py`, which nothing but the programs may import from.
 LAYERS = (
-    ("codes", "explanations", "states", "values"),
+    ("codes", "explanations", "link_states", "values"),
     ("explaining",),
     ("errors",),
     ("validation", "events", "limits"),
     ("errnoset", "backoff", "hosts", "urls", "logs", "breaker", "budget", "lookups", "chance"),
     ("endpoint", "gate", "srv"),
     ("retrying",),
-    ("policy", "tls", "resolver", "race", "health", "schedule"),
+    ("policy", "tls", "resolver", "race", "health", "link_schedule"),
     ("dialer", "connection", "handover", "addresses"),
     ("record", "heartbeat"),
     ("connector",),
-    ("supervisor", "books"),
-    ("line", "hooks"),
-    ("dialing",),
-    ("lending",),
+    ("link_supervisor", "pool_books"),
+    ("pool_line", "pool_hooks"),
+    ("pool_dialing",),
+    ("pool_lending",),
     ("pool", "link", "functions"),
-    ("settings",),
-    ("sources",),
-    ("making",),
+    ("config_settings",),
+    ("config_sources",),
+    ("config_making",),
     ("config",),
     ("manager",),
     ("simulation",),
@@ -54,8 +54,8 @@ PROGRAMS = frozenset({"cli", "__main__", "testing", "simulation"})
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
 PURE = frozenset(
-    "codes explanations explaining errors errnoset backoff race breaker budget health chance states schedule "
-    "books".split()
+    "codes explanations explaining errors errnoset backoff race breaker budget health chance link_states link_schedule "
+    "pool_books".split()
 )
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
 HARMLESS = re.compile(r"[A-Z][A-Z0-9_]*|[A-Za-z]*[Ee]rror|AddressFamily|SSLErrorNumber")

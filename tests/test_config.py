@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioconnect import TLS, TRANSIENT, Backoff, Endpoint, Policy, config
+from aioconnect.config_making import Configured
+from aioconnect.config_settings import endpoint_keys, walked
 from aioconnect.errors import ConfigError
-from aioconnect.making import Configured
-from aioconnect.settings import endpoint_keys, walked
 from tests.support.configuring import DURATION, ENDPOINT, SECRET, SERVICE, from_text, hello, one, problems_of
 
 

@@ -25,7 +25,7 @@ from aioconnect.events import (
     Resolved,
     Retrying,
 )
-from aioconnect.states import LinkState
+from aioconnect.link_states import LinkState
 
 ERROR = ConnectRefused(address=("10.0.0.7", 5432))
 SAMPLES: tuple[Event, ...] = (

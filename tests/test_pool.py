@@ -568,7 +568,7 @@ async def test_a_check_is_awaited_for_what_was_idle_for_long(monkeypatch: pytest
         async with pool.acquire():
             pass
         assert checked == []
-        monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", 0.01)
+        monkeypatch.setattr("aioconnect.pool_lending._CHECK_AFTER", 0.01)
         await asyncio.sleep(0.02)
         async with pool.acquire() as again:
             assert again is conn
@@ -580,7 +580,7 @@ async def test_a_check_is_awaited_for_what_was_idle_for_long(monkeypatch: pytest
 async def test_a_check_that_fails_once_spares_the_others_theirs(
     failure: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", 0.01)
+    monkeypatch.setattr("aioconnect.pool_lending._CHECK_AFTER", 0.01)
     checks = 0
 
     async def check(connection: Connection) -> None:
@@ -602,7 +602,7 @@ async def test_a_check_that_fails_once_spares_the_others_theirs(
 
 
 async def test_an_impatient_caller_does_not_condemn_what_it_gave_no_time_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", 0.01)
+    monkeypatch.setattr("aioconnect.pool_lending._CHECK_AFTER", 0.01)
 
     async def check(connection: Connection) -> None:
         await asyncio.sleep(0.3)
@@ -616,8 +616,8 @@ async def test_an_impatient_caller_does_not_condemn_what_it_gave_no_time_to(monk
 
 
 async def test_cancelled_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioconnect.lending._JUST_NOW", -1.0)
-    monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", -1.0)
+    monkeypatch.setattr("aioconnect.pool_lending._JUST_NOW", -1.0)
+    monkeypatch.setattr("aioconnect.pool_lending._CHECK_AFTER", -1.0)
 
     async def check(connection: Connection) -> None:
         await asyncio.sleep(60)
@@ -636,8 +636,8 @@ async def test_cancelled_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_drained_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioconnect.lending._JUST_NOW", -1.0)
-    monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", -1.0)
+    monkeypatch.setattr("aioconnect.pool_lending._JUST_NOW", -1.0)
+    monkeypatch.setattr("aioconnect.pool_lending._CHECK_AFTER", -1.0)
 
     async def check(connection: Connection) -> None:
         await asyncio.sleep(0.02)
@@ -653,7 +653,7 @@ async def test_drained_in_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_those_who_came_during_a_check_stand_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioconnect.lending._CHECK_AFTER", 0.01)
+    monkeypatch.setattr("aioconnect.pool_lending._CHECK_AFTER", 0.01)
     order: list[str] = []
 
     async def check(connection: Connection) -> None:

@@ -37,43 +37,46 @@ def _in(module: str, *pairs: tuple[str, str]) -> Mutation:
 MUTATIONS: dict[str, Mutation] = {
     # Pool: lending, books, line
     "pool: what was on its way to a cancelled caller is lost": _in(
-        "lending",
+        "pool_lending",
         ("            self.give_back(entry)\n\n    async def _idle", "            pass\n\n    async def _idle"),
     ),
     "pool: a connection left in the middle of a message is lent again": _in(
-        "lending", ("elif failed and not entry.connection.is_clean:", "elif failed and entry.connection.is_closing:")
+        "pool_lending",
+        ("elif failed and not entry.connection.is_clean:", "elif failed and entry.connection.is_closing:"),
     ),
-    "pool: a mark of the last user stays": _in("books", ("        entry.connection.is_clean = False\n", "")),
-    "pool: the line is served from its end": _in("line", ("found = places.popleft()", "found = places.pop()")),
+    "pool: a mark of the last user stays": _in("pool_books", ("        entry.connection.is_clean = False\n", "")),
+    "pool: the line is served from its end": _in("pool_line", ("found = places.popleft()", "found = places.pop()")),
     "pool: who has gone is served": _in(
-        "line", ("            if not found[0].done():\n                return found", "            return found")
+        "pool_line", ("            if not found[0].done():\n                return found", "            return found")
     ),
-    "pool: one connection too many": _in("books", ("limits.max_size - there)", "limits.max_size + 1 - there)")),
+    "pool: one connection too many": _in("pool_books", ("limits.max_size - there)", "limits.max_size + 1 - there)")),
     "pool: a dial that has ended counts on": _in(
-        "books", ("        self.connecting -= 1\n", "        self.connecting -= self.connecting > 1\n")
+        "pool_books", ("        self.connecting -= 1\n", "        self.connecting -= self.connecting > 1\n")
     ),
     "pool: too many dials at once": _in(
-        "books", ("1 if failing else limits.max_connecting", "2 if failing else limits.max_connecting + 1")
+        "pool_books", ("1 if failing else limits.max_connecting", "2 if failing else limits.max_connecting + 1")
     ),
     "pool: a loss says nothing about the others": _in(
-        "lending", ('        self.books.condemn("suspect")\n        self._end_idle("suspect")\n', "")
+        "pool_lending", ('        self.books.condemn("suspect")\n        self._end_idle("suspect")\n', "")
     ),
-    "pool: a loss condemns only those that are idle": _in("lending", ('        self.books.condemn("suspect")\n', "")),
+    "pool: a loss condemns only those that are idle": _in(
+        "pool_lending", ('        self.books.condemn("suspect")\n', "")
+    ),
     "pool: an idle connection that is lost stays": _in(
-        "lending",
+        "pool_lending",
         ('            self.books.idle.remove(entry)\n            self._end(entry, "lost")\n', "            pass\n"),
     ),
     "pool: what is idle is not looked at before it is lent": _in(
-        "lending",
+        "pool_lending",
         ("or not connection.is_sound():", "or connection.writer.is_closing():"),
         ("elif not entry.connection.is_usable():", "elif entry.connection.writer.is_closing():"),
     ),
     "pool: what comes back is not looked at": _in(
-        "lending",
+        "pool_lending",
         ("if entry.doom is not None or not entry.connection.is_sound():", "if entry.doom is not None:"),
     ),
     "pool: a lifetime ends only while it is idle": _in(
-        "lending",
+        "pool_lending",
         (
             "        if now >= entry.expires:\n            self._end(entry, entry.doom",
             "        if entry.doom:\n            self._end(entry, entry.doom",
@@ -82,33 +85,35 @@ MUTATIONS: dict[str, Mutation] = {
         ("            if entry.expires <= now:\n", "            if entry.doom:\n"),
     ),
     "pool: nobody looks after what is idle": _in(
-        "lending", ("        self._tidy()\n        self._sweep_at", "        self._sweep_at")
+        "pool_lending", ("        self._tidy()\n        self._sweep_at", "        self._sweep_at")
     ),
     "pool: a connection that ends is not replaced": _in(
-        "lending",
+        "pool_lending",
         ("            entry.connection.abort()\n        self.dials.fill()\n", "            entry.connection.abort()\n"),
     ),
     "pool: a permanent error reaches only the first": _in(
-        "line", ("        while (found := self.next()) is not None:", "        if (found := self.next()) is not None:")
+        "pool_line",
+        ("        while (found := self.next()) is not None:", "        if (found := self.next()) is not None:"),
     ),
-    "pool: dials are never given up": _in("dialing", ("+ self._given_up < 0", "< -99")),
+    "pool: dials are never given up": _in("pool_dialing", ("+ self._given_up < 0", "< -99")),
     "pool: who left the line is dialed for": _in(
-        "dialing",
+        "pool_dialing",
         ("return self._line.waiting_of(self._books.limits.max_size)", "return len(self._line.places)"),
         ("unwanted = self._books.dials_due(self._in_line,", "unwanted = self._books.dials_due(self._line.waiting,"),
     ),
     "pool: time limits are forgotten once one has passed": _in(
-        "line", ("        if deadline < math.inf:\n            self._ring_at(deadline, loop)", "        del deadline")
+        "pool_line",
+        ("        if deadline < math.inf:\n            self._ring_at(deadline, loop)", "        del deadline"),
     ),
     "pool: a dial that ends after the end is kept": _in(
-        "dialing", ("            task.result().abort()\n", "            pass\n")
+        "pool_dialing", ("            task.result().abort()\n", "            pass\n")
     ),
     "pool: closing leaves dials under way": _in(
-        "dialing",
+        "pool_dialing",
         ("            if closing or then is not None:\n                task.cancel()\n", "            pass\n"),
     ),
     "pool: a failed reset is no reason to close": _in(
-        "lending", ("not task.cancelled() and task.result():", "not task.cancelled():")
+        "pool_lending", ("not task.cancelled() and task.result():", "not task.cancelled():")
     ),
     # The lines, and the circuit
     "gate: a slot is lost with a cancelled caller": _in(
@@ -287,38 +292,42 @@ MUTATIONS: dict[str, Mutation] = {
         "heartbeat", ("            self._lose(errors.typed(", "            (errors.typed(")
     ),
     "link: a server that hangs up is dialed without a pause": _in(
-        "schedule", ("            self.failed(error, now, circuit)\n\n    def left", "            pass\n\n    def left")
+        "link_schedule",
+        ("            self.failed(error, now, circuit)\n\n    def left", "            pass\n\n    def left"),
     ),
-    "link: failures are not counted": _in("schedule", ("        self.failures += 1\n", "        self.failures = 1\n")),
+    "link: failures are not counted": _in(
+        "link_schedule", ("        self.failures += 1\n", "        self.failures = 1\n")
+    ),
     "link: no pause after a failure": _in(
-        "supervisor", ("if self._schedule.resume_at > self._now():", "if self._schedule.resume_at > self._now() + 99:")
+        "link_supervisor",
+        ("if self._schedule.resume_at > self._now():", "if self._schedule.resume_at > self._now() + 99:"),
     ),
     "link: retry_now() leaves it asleep": _in(
-        "supervisor", ("            self._nap.set_result(None)\n", "            pass\n")
+        "link_supervisor", ("            self._nap.set_result(None)\n", "            pass\n")
     ),
     "link: its task outlives the consumer": _in(
-        "supervisor",
+        "link_supervisor",
         ("            self._task.cancel()\n            self._unwinding =", "            self._unwinding ="),
     ),
     "link: the connection outlives the consumer": _in(
-        "supervisor",
+        "link_supervisor",
         (
             "            self._schedule.left(self._now())\n            kept.drop()\n",
             "            self._schedule.left(self._now())\n",
         ),
     ),
     "link: a permanent error is always the end": _in(
-        "supervisor", ("if permanent and not self._proven:", "if permanent:")
+        "link_supervisor", ("if permanent and not self._proven:", "if permanent:")
     ),
     "link: a permanent error is never the end": _in(
-        "supervisor", ("            if permanent and not self._proven:\n                raise\n", "")
+        "link_supervisor", ("            if permanent and not self._proven:\n                raise\n", "")
     ),
     "link: a consumer that is cancelled stays": _in(
-        "supervisor",
+        "link_supervisor",
         ("        self._consumer = None\n        self._wanted = False\n", "        self._wanted = False\n"),
     ),
     "link: the wish outlives its consumer": _in(
-        "supervisor",
+        "link_supervisor",
         (
             "        self._consumer = None\n        self._wanted = False\n        kept",
             "        self._consumer = None\n        kept",

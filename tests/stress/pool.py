@@ -195,7 +195,7 @@ async def gates(*moods: str, seed: int = 0, seconds: float = 0.06) -> Counter[st
                 await asyncio.sleep(0)
 
         always = -1.0
-        with mock.patch.multiple("aioconnect.lending", _CHECK_AFTER=always, _JUST_NOW=always):
+        with mock.patch.multiple("aioconnect.pool_lending", _CHECK_AFTER=always, _JUST_NOW=always):
             users = [asyncio.create_task(user(number)) for number in range(8)]
             end = asyncio.get_running_loop().time() + seconds
             while asyncio.get_running_loop().time() < end:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aioconnect import Connection, config
+from aioconnect.config_making import Configured
 from aioconnect.errors import ConfigError
-from aioconnect.making import Configured
 
 __all__ = ("DURATION", "ENDPOINT", "SECRET", "SERVICE", "from_text", "hello", "one", "problems_of")
 

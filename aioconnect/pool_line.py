@@ -7,8 +7,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from aioconnect.books import Borrower, Entry
 from aioconnect.limits import TICK
+from aioconnect.pool_books import Borrower, Entry
 
 __all__ = ("Answer", "Line")
 

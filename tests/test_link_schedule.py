@@ -12,7 +12,7 @@ from tenacity import RetryCallState
 
 from aioconnect import Backoff, ConfigError, ConnectRefused, Policy
 from aioconnect.breaker import Circuit
-from aioconnect.schedule import Schedule
+from aioconnect.link_schedule import Schedule
 
 REFUSED = ConnectRefused()
 EXACT = Backoff(initial=0.1, maximum=5.0, jitter="none")

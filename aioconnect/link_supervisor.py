@@ -1,8 +1,8 @@
 """What keeps the connection of a `Link` up.
 
 A supervisor that is asked for something has one task: it pauses, has its connector make one attempt, holds what that
-gives until it is over, and begins anew. What may happen stands in `states.TRANSITIONS`, when to try again is decided
-by `schedule`, and signs of life are the work of `heartbeat`.
+gives until it is over, and begins anew. What may happen stands in `link_states.TRANSITIONS`, when to try again is
+decided by `link_schedule`, and signs of life are the work of `heartbeat`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from aioconnect.errors import AlreadyClosed, Attempt, ConnectError, ConnectTimeo
 from aioconnect.events import Event, GaveUp, LinkStateChanged, Retrying, tell
 from aioconnect.heartbeat import Heartbeat, Pulse, ended, unwatch, watch
 from aioconnect.limits import foreign
-from aioconnect.schedule import Schedule
-from aioconnect.states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, LinkState, follow
+from aioconnect.link_schedule import Schedule
+from aioconnect.link_states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, LinkState, follow
 
 __all__ = ("Supervisor",)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from tenacity import RetryCallState
 
-from aioconnect.books import Books
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errnoset import STARTING
 from aioconnect.errors import NetworkError
 from aioconnect.limits import foreign, wait_until
-from aioconnect.line import Line
+from aioconnect.pool_books import Books
+from aioconnect.pool_line import Line
 
 __all__ = ("Dialing", "Task", "Tasks")
 

@@ -25,10 +25,10 @@ from aioconnect.endpoint import OPTIONS, TLS, Endpoint, Keepalive
 from aioconnect.errnoset import ErrnoSet
 from aioconnect.events import Observer
 from aioconnect.heartbeat import Heartbeat, Send
-from aioconnect.hooks import Hook
 from aioconnect.link import Link
 from aioconnect.policy import Policy
 from aioconnect.pool import Pool
+from aioconnect.pool_hooks import Hook
 from aioconnect.resolver import Lookup
 
 __all__ = ("PLACE", "ROOT", "Functions", "Key", "Path", "arguments", "endpoint_keys", "is_list", "keys_of", "walked")

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from aioconnect.states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, TRANSITIONS, LinkState, follow
+from aioconnect.link_states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, TRANSITIONS, LinkState, follow
 
 FOLLOWERS = {
     IDLE: {CONNECTING, TRANSIENT_FAILURE, SHUTDOWN},

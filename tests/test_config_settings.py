@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import doctest
 
-from aioconnect import settings
-from aioconnect.settings import Functions, arguments, endpoint_keys, walked
+from aioconnect import config_settings as settings
+from aioconnect.config_settings import Functions, arguments, endpoint_keys, walked
 
 
 def test_what_a_type_checker_is_told_of_functions_is_what_the_signatures_say() -> None:

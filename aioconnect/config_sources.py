@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
-from aioconnect.settings import PLACE, ROOT, Key, Path, arguments, endpoint_keys, walked
+from aioconnect.config_settings import PLACE, ROOT, Key, Path, arguments, endpoint_keys, walked
 from aioconnect.validation import Problems, did_you_mean, nearest, switch
 
 __all__ = ("TABLE", "Level", "Setting", "Sources", "read_toml", "switched")

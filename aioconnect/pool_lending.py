@@ -18,14 +18,14 @@ from threading import get_ident
 from typing import NamedTuple
 
 from aioconnect import logs
-from aioconnect.books import Books, Borrower, Ended, Entry
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
-from aioconnect.dialing import Dialing, Task, Tasks
 from aioconnect.errors import Holder, NetworkError, PoolClosed, PoolFull, PoolState, PoolTimeout
-from aioconnect.hooks import Hook, is_content
 from aioconnect.limits import TICK, wait_until
-from aioconnect.line import Answer, Line
+from aioconnect.pool_books import Books, Borrower, Ended, Entry
+from aioconnect.pool_dialing import Dialing, Task, Tasks
+from aioconnect.pool_hooks import Hook, is_content
+from aioconnect.pool_line import Answer, Line
 
 __all__ = ("Lending", "Settings")
 

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from aioconnect import codes, urls
 from aioconnect.budget import RetryBudget
+from aioconnect.config_settings import PLACE, ROOT, Key, Path, endpoint_keys, keys_of
+from aioconnect.config_sources import Level, Setting, switched
 from aioconnect.connector import Connector
 from aioconnect.endpoint import OPTIONS, TLS, Endpoint
 from aioconnect.errnoset import NAMED
 from aioconnect.link import Link
 from aioconnect.policy import Policy
 from aioconnect.pool import Pool
-from aioconnect.settings import PLACE, ROOT, Key, Path, endpoint_keys, keys_of
-from aioconnect.sources import Level, Setting, switched
 from aioconnect.validation import Problems, switch
 
 __all__ = ("Configured", "Maker", "named_codes")
