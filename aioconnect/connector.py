@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tenacity import RetryCallState
 
 from aioconnect import errors, logs
+from aioconnect.asking import Asking
 from aioconnect.breaker import Circuit
 from aioconnect.connection import DEFAULT_LIMIT, Connection, Ending, Writer, streams
 from aioconnect.dialer import Dial, DialOptions, begin_dial, dial_options, plain
@@ -64,41 +65,26 @@ _Finish = Callable[[asyncio.AbstractEventLoop, socket.socket, AddressInfo, float
 """What an attempt makes of a connected socket, by a loop time."""
 
 
-class Connecting(Coroutine[Any, Any, T]):
+class Connecting(Asking[T]):
     """A connection being asked for: ``await`` it, give it to a task, or ``async with`` it to have it closed at the end.
 
     Nothing happens before. Each ``await`` asks for another connection; ``async with`` is for one at a time.
     """
 
-    __slots__ = ("_coroutine", "_entered", "_held", "_start", "_total")
+    __slots__ = ("_entered", "_held", "_start", "_total", "coroutine")
 
     def __init__(self, start: Callable[[float | None], Coroutine[Any, Any, T]], total: float | None) -> None:
         self._start = start
         self._total = total
-        self._coroutine: Coroutine[Any, Any, T] | None = None
+        self.coroutine: Coroutine[Any, Any, T] | None = None
         self._held: T | None = None
         self._entered = False
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._start(self._total).__await__()
 
-    def send(self, value: Any, /) -> Any:
-        """Run as a coroutine, as a task does."""
-        return self._started().send(value)
-
-    def throw(self, *exc: Any) -> Any:
-        """Throw into the coroutine, as a task does when it is cancelled."""
-        return self._started().throw(*exc)
-
-    def _started(self) -> Coroutine[Any, Any, T]:
-        if self._coroutine is None:
-            self._coroutine = self._start(self._total)
-        return self._coroutine
-
-    def close(self) -> None:
-        """Give up what was begun as a coroutine."""
-        if self._coroutine is not None:
-            self._coroutine.close()
+    def _begin(self) -> Coroutine[Any, Any, T]:
+        return self._start(self._total)
 
     async def __aenter__(self) -> T:
         if self._entered:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
+from aioconnect.asking import Asking
 from aioconnect.backoff import Backoff
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
@@ -56,7 +57,7 @@ class PoolStats(NamedTuple):
         return self.idle + self.in_use + self.connecting
 
 
-class Acquiring(Borrower, Coroutine[Any, Any, Connection]):
+class Acquiring(Borrower, Asking[Connection]):
     """A connection being asked for: ``await`` it, give it to a task, or ``async with`` it to have it given back.
 
     Nothing happens before. Each ``await`` asks for another connection; ``async with`` is for one at a time.
@@ -66,7 +67,6 @@ class Acquiring(Borrower, Coroutine[Any, Any, Connection]):
 
     lending: Lending
     timeout: float | None
-    coroutine: Coroutine[Any, Any, Connection] | None
     entry: Entry | None
 
     def __await__(self) -> Generator[Any, Any, Connection]:
@@ -74,26 +74,6 @@ class Acquiring(Borrower, Coroutine[Any, Any, Connection]):
         if entry is None:
             entry = yield from self.lending.lend_later(self, self.timeout).__await__()
         return entry.connection
-
-    def send(self, value: Any, /) -> Any:
-        """Run as a coroutine, as a task does."""
-        if self.coroutine is None:
-            self.coroutine = self._awaited()
-        return self.coroutine.send(value)
-
-    def throw(self, *exc: Any) -> Any:
-        """Throw into the coroutine, as a task does when it is cancelled."""
-        if self.coroutine is None:
-            self.coroutine = self._awaited()
-        return self.coroutine.throw(*exc)
-
-    async def _awaited(self) -> Connection:
-        return await self
-
-    def close(self) -> None:
-        """Give up what was begun as a coroutine."""
-        if self.coroutine is not None:
-            self.coroutine.close()
 
     async def __aenter__(self) -> Connection:
         if self.entry is not None:

@@ -124,7 +124,7 @@ class Resolver:
         now = loop.time()
         if (answer := self._lookups.known(query, now)) is not None:
             return answer
-        network = getattr(loop, "network", socket)
+        network: Any = getattr(loop, "network", socket)
         if literal_family(query.host) is not None:
             outcome = self._at_once(network, query, math.inf, socket.AI_NUMERICHOST)
         elif network is not socket and not network.lookup_delay(query.host):

@@ -20,7 +20,7 @@ Rule = Callable[[Module], Iterator[str]]
 # An import points to a lower row. A new module gets a place here first; the package itself stands for
 # `aioconnect/__init__.py`, which nothing but the programs may import from.
 LAYERS = (
-    ("codes", "explanations", "link_states", "values"),
+    ("codes", "explanations", "link_states", "values", "asking"),
     ("explaining",),
     ("errors",),
     ("validation", "events", "limits"),
