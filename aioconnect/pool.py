@@ -95,12 +95,12 @@ class Acquiring(Borrower, Asking[Connection]):
 class Pool:
     r"""Up to ``max_size`` connections of a connector, lent to one user at a time, first come, first served.
 
-    ``min_size``: kept open also while nobody asks. ``max_waiting``: callers in line; one more gets `PoolFull`.
-    ``max_idle``, ``max_lifetime``: seconds after which a connection is closed, the latter less up to a tenth.
-    ``check``: awaited before lending a connection that was idle for more than a second. ``reset``: awaited after use,
-    by the pool. Each has ``hook_timeout`` seconds, and whatever it raises costs just that connection. What a new
-    connection needs is the connector's ``prepare``. ``max_connecting``: dials at once. ``uniform(low, high)``: the
-    source of chance.
+    ``min_size``: kept open also while nobody asks. ``max_waiting``: callers who may wait for somebody else to give one
+    back; one more gets `PoolFull`. ``max_idle``, ``max_lifetime``: seconds after which a connection is closed, the
+    latter less up to a tenth. ``check``: awaited before lending a connection that was idle for more than a second.
+    ``reset``: awaited after use, by the pool. Each has ``hook_timeout`` seconds, and whatever it raises costs just that
+    connection. What a new connection needs is the connector's ``prepare``. ``max_connecting``: dials at once.
+    ``uniform(low, high)``: the source of chance.
 
     Dials follow the policy's schedule (``wait``, ``retry_on``, ``attempt_timeout``, ``breaker``) but not its limits,
     for they go on as long as somebody wants them. An error that is not retried reaches all who wait, as itself.

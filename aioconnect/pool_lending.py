@@ -128,7 +128,9 @@ class Lending:
             raise self._is_closed()
         if self.fails_fast and not books.entries:
             self._refuse_if_open(borrower.began)
-        if len(line.places) >= self.max_waiting and line.waiting >= self.max_waiting:
+        # Those do not count for whom there is room, and so a connection on its way.
+        most = self.max_waiting + books.limits.max_size - books.in_use
+        if len(line.places) >= most and line.waiting >= most:
             books.shed += 1
             raise self._refusal(PoolFull, borrower, line.waiting)
         # Those who came while a connection was checked for this one, in vain, stand behind it.

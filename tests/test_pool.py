@@ -352,6 +352,18 @@ async def test_14_more_callers_than_may_wait_are_refused_at_once() -> None:
         assert pool.stats().shed == 1
 
 
+async def test_who_waits_for_a_dial_waits_for_nobody() -> None:
+    """``max_waiting=0``: as many as there are connections for, and not one more."""
+    async with lines() as server, pool_of(server, max_size=2, max_waiting=0) as pool:
+        both = [asyncio.create_task(pool.acquire()) for _ in range(2)]
+        await turns()
+        with pytest.raises(PoolFull):
+            await pool.acquire()
+        for task in both:
+            pool.release(await task)
+        assert (pool.stats().shed, pool.stats().acquired) == (1, 2)
+
+
 async def test_15_whoever_frees_one_first_serves_the_waiter() -> None:
     async with lines() as server:
         server.greeting = 0.0
