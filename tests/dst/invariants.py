@@ -471,6 +471,7 @@ class ConnectorWatch:
             flight.probe = False
 
     def _LinkStateChanged(self, event: ev.LinkStateChanged, task: Any) -> None:
+        self.endpoint.told += event.before is LinkState.CONNECTING
         self.note("link", self.endpoint.name, event.before.name, event.after.name, type(event.error).__name__)
         for link in self.links:
             link.moved(event)
@@ -534,8 +535,9 @@ class PoolWatch:
         if protocol.made < self.endpoint.last_loss - EPS and self.endpoint.last_loss < now - EPS:
             self.fail(f"{op.what} is lent a connection from before a loss at {self.endpoint.last_loss:.6f}")
         entry = self.books.entries.get(connection)
-        # As it was when it was lent, before its check.
-        if entry is not None and -math.inf < self.clock.effective(entry.expires) < entry.since - EPS:
+        # As it was before its check, which takes its time.
+        taken = entry.since - (self.lending.hook_timeout if self.checks else 0.0) if entry is not None else 0.0
+        if entry is not None and -math.inf < self.clock.effective(entry.expires) < taken - EPS:
             self.fail(f"{op.what} is lent a connection whose lifetime ended at {entry.expires:.6f}")
         if not self.checks and op.began < now - EPS:
             earlier = [each for each in self.line if each.number < op.number and each.cancelled_at is None]
@@ -642,6 +644,7 @@ class LinkWatch:
         self.stable_after = stable_after
         self.asking = self.wanted = False
         self.asked_at = math.inf
+        self.down_since = -math.inf
         """Whether somebody asks; whether it is to be kept up for a consumer to come."""
         self.fruitless = 0
         self.ready_at = -math.inf
@@ -673,6 +676,8 @@ class LinkWatch:
     def moved(self, event: ev.LinkStateChanged) -> None:
         now, circuit = self.clock.now(), self.endpoint.record.circuit
         self._finality(event)
+        if event.before is LinkState.READY:
+            self.down_since = now
         if event.after is LinkState.READY:
             self.ready_at, self.proven = now, True
         elif event.after is LinkState.CONNECTING:

@@ -478,7 +478,7 @@ class World:
                 self.fail(f"{op.what}: waits since {op.began:.3f}, though all is well since {self.healed_at:.3f}")
         for link in self.links:
             waits = link.asked and link.asked_at < self.healed_at and link.link.state.name != "READY"
-            if waits and link.ready_at < self.healed_at:
+            if waits and link.down_since < self.healed_at and link.ready_at < self.healed_at:
                 self.fail(f"{link.name}: is {link.link.state.name}, though all is well since {self.healed_at:.3f}")
         asked = [self._prompt(host, watch) for (host, _), watch in self.endpoints.items()]
         asked += [self._all_slots(pool) for pool in self.pools]
