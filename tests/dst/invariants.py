@@ -676,8 +676,6 @@ class LinkWatch:
     def moved(self, event: ev.LinkStateChanged) -> None:
         now, circuit = self.clock.now(), self.endpoint.record.circuit
         self._finality(event)
-        if event.before is LinkState.READY:
-            self.down_since = now
         if event.after is LinkState.READY:
             self.ready_at, self.proven = now, True
         elif event.after is LinkState.CONNECTING:
@@ -707,6 +705,8 @@ class LinkWatch:
 
     def _finality(self, event: ev.LinkStateChanged) -> None:
         """A permanent error is the end before the first READY, and only then."""
+        if event.before is LinkState.READY:
+            self.down_since = self.clock.now()
         permanent = getattr(event.error, "stop_reason", None) == "permanent"
         if permanent and self.proven is (event.after is LinkState.SHUTDOWN):
             self.fail(f"goes on to {event.after.name} after a permanent error, proven={self.proven}")
