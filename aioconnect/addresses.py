@@ -208,7 +208,10 @@ class AddressBook:
                 late.append(not lookup.done())
                 # What it waits for goes on, for the next attempt; see `lookups`.
                 lookup.cancel()
-            outcomes = await asyncio.gather(*lookups, return_exceptions=True)
+            if left := [lookup for lookup in lookups if not lookup.done()]:
+                # Not `gather`: on CPython 3.11 it takes a turn of the loop even where there is nothing to wait for.
+                await asyncio.wait(left)
+        outcomes = [_outcome(lookup) for lookup in lookups]
         found: _Found = []
         missing: list[NetworkError] = []
         for query, was_late, outcome in zip(names, late, outcomes, strict=True):
@@ -363,3 +366,10 @@ def _fixed(endpoint: Endpoint, queries: Sequence[Query]) -> list[AddressInfo] | 
         return [AddressInfo(socket.AF_UNIX, socket.SOCK_STREAM, 0, endpoint.path)]
     info = literal(queries[0]) if len(queries) == 1 else None
     return None if info is None else [info]
+
+
+def _outcome(lookup: asyncio.Task[list[AddressInfo]]) -> list[AddressInfo] | BaseException:
+    """What has become of a task that is done."""
+    if lookup.cancelled():
+        return asyncio.CancelledError()
+    return lookup.exception() or lookup.result()
