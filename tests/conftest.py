@@ -16,8 +16,8 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from aioconnect.testing.leaks import Footprint, LogWatch, settling
 from tests.support.clock import VirtualLoop
-from tests.support.leaks import Footprint, LogWatch, settling
 
 try:
     import uvloop

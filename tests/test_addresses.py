@@ -20,9 +20,9 @@ from aioconnect.addresses import RESOLUTION_DELAY, AddressBook
 from aioconnect.dialer import DialOptions, dial_addresses, dial_options
 from aioconnect.errors import NetworkError
 from aioconnect.resolver import AddressInfo, Query
+from aioconnect.testing.cancel import cancel_everywhere
 from tests.support.clock import run_virtual, virtual
 from tests.support.garbage import garbage_of
-from tests.support.leaks import cancel_everywhere
 from tests.support.listeners import closed_port, listening, mute
 from tests.support.network import SILENT, Network, Reply, infos
 from tests.support.peers import fin_at_once, plain_echo, serve

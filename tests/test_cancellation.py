@@ -18,10 +18,10 @@ import pytest
 
 import aioconnect
 from aioconnect import Backoff, Connection, Connector, Endpoint, NotReady, Policy, errors
+from aioconnect.testing.cancel import EAGER, cancel_everywhere
 from tests.support import peers
 from tests.support.clock import virtual
 from tests.support.garbage import garbage_of
-from tests.support.leaks import EAGER, cancel_everywhere
 from tests.support.listeners import closed_port, listening, mute
 from tests.support.network import SILENT, Network, Reply, SimulatedSocket
 from tests.support.peers import Authority, Peer, Wire, serve

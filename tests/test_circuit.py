@@ -24,10 +24,10 @@ import tenacity
 import aioconnect
 from aioconnect import Backoff, CircuitBreaker, Connection, Connector, Endpoint, NotReady, Policy, RetryBudget, errors
 from aioconnect.testing import network as simulated
+from aioconnect.testing.cancel import EAGER, cancel_everywhere
 from aioconnect.testing.running import run
 from tests.support.clock import VirtualLoop, virtual
 from tests.support.garbage import garbage_of
-from tests.support.leaks import EAGER, cancel_everywhere
 from tests.support.listeners import closed_port
 from tests.support.network import SILENT, Network, Reply
 from tests.support.peers import Authority

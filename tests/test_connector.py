@@ -39,9 +39,9 @@ from aioconnect import (
     events,
 )
 from aioconnect.resolver import AddressInfo, Query
+from aioconnect.testing.leaks import LogWatch
 from tests.support import peers
 from tests.support.clock import VirtualLoop, virtual
-from tests.support.leaks import LogWatch
 from tests.support.listeners import closed_port, listening, mute
 from tests.support.network import SILENT, Network, Reply, infos
 from tests.support.peers import Authority, Wire, serve

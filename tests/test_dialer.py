@@ -20,8 +20,8 @@ from aioconnect import Endpoint, Keepalive, errors
 from aioconnect.dialer import DialOptions, dial_addresses, dial_options, plain
 from aioconnect.endpoint import Target
 from aioconnect.race import AT_ONCE
+from aioconnect.testing.leaks import LogWatch
 from tests.support.clock import virtual
-from tests.support.leaks import LogWatch
 from tests.support.listeners import closed_port, listening, mute
 from tests.support.network import SILENT, Network, Reply, infos
 

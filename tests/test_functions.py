@@ -20,8 +20,8 @@ import pytest
 import aioconnect
 from aioconnect import ConfigError, Connection, Endpoint, Policy, errors
 from aioconnect.connection import Reader, Writer
+from aioconnect.testing.leaks import open_fds
 from tests.support import peers
-from tests.support.leaks import open_fds
 from tests.support.listeners import closed_port, listening
 from tests.support.peers import Authority, Peer, serve
 

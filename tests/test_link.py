@@ -38,10 +38,10 @@ from aioconnect import (
 )
 from aioconnect.errors import AlreadyClosed, ConnectionTimedOut, SocketPathNotFound
 from aioconnect.events import Event, LinkStateChanged, Retrying
+from aioconnect.testing.cancel import EAGER, cancel_everywhere
 from tests.support.backends import Backend, greet, greet_and_hang_up, hang_up, mute
 from tests.support.clock import virtual
 from tests.support.garbage import garbage_of
-from tests.support.leaks import EAGER, cancel_everywhere
 from tests.support.listeners import closed_port
 from tests.support.listeners import mute as black_hole
 from tests.support.peers import Authority, serve, tls_echo

@@ -38,8 +38,8 @@ from aioconnect.errors import (
     NotReady,
 )
 from aioconnect.policy import Policy, retry_if_code
+from aioconnect.testing.cancel import EAGER
 from tests.support.clock import run_virtual, virtual
-from tests.support.leaks import EAGER
 
 
 class ForeignError(Exception):

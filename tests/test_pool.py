@@ -29,8 +29,8 @@ from aioconnect import (
 )
 from aioconnect.errors import ConnectError, PoolClosed, PoolFull
 from aioconnect.events import GaveUp
+from aioconnect.testing.cancel import cancel_everywhere
 from tests.support.clock import virtual
-from tests.support.leaks import cancel_everywhere
 from tests.support.listeners import closed_port
 from tests.support.pools import books_are_right, echo, hello, lines, pool_of, settled
 

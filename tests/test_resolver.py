@@ -22,8 +22,8 @@ import pytest
 
 from aioconnect import TRANSIENT, ConfigError, Connector, Policy, Resolver, errors
 from aioconnect.resolver import AddressInfo, Query
+from aioconnect.testing.leaks import LogWatch
 from tests.support.clock import VirtualLoop, virtual
-from tests.support.leaks import LogWatch
 from tests.support.listeners import listening
 from tests.support.network import Network, Reply
 

@@ -39,8 +39,8 @@ from aioconnect.limits import TICK
 from aioconnect.policy import Policy
 from aioconnect.record import Record
 from aioconnect.retrying import Call, attempt_limit, retry
+from aioconnect.testing.cancel import EAGER, cancel_everywhere
 from tests.support.clock import run_virtual, virtual
-from tests.support.leaks import EAGER, cancel_everywhere
 
 eager_too = pytest.mark.parametrize("eager", EAGER)
 

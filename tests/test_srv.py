@@ -21,10 +21,11 @@ from aioconnect import ConfigError, Connection, Connector, Endpoint, Policy, Res
 from aioconnect.addresses import AddressBook
 from aioconnect.endpoint import TLS
 from aioconnect.srv import Service, ServiceResolver, in_order
+from aioconnect.testing.cancel import cancel_everywhere
+from aioconnect.testing.leaks import open_fds
 from tests.support import peers
 from tests.support.clock import virtual
 from tests.support.dns import MUTE, NOERROR, NXDOMAIN, REFUSED, SERVFAIL, SRV, Alias, Zone, dns_server
-from tests.support.leaks import cancel_everywhere, open_fds
 from tests.support.listeners import closed_port, listening
 from tests.support.network import SILENT, Network, Reply
 from tests.support.peers import Authority, serve

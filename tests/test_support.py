@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from aioconnect.testing.cancel import EAGER
+from aioconnect.testing.leaks import open_fds
 from tests.support.clock import virtual
-from tests.support.leaks import EAGER, open_fds
 
 only_asyncio = pytest.mark.asyncio(loop_factories=["asyncio"])
 LOOPS = 1 if importlib.util.find_spec("uvloop") is None else 2

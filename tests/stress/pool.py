@@ -20,7 +20,7 @@ from aioconnect import Backoff, Connection, Connector, Policy, Pool
 from aioconnect.errors import NameServerUnavailable, PoolTimeout
 from aioconnect.limits import Source
 from aioconnect.resolver import AddressInfo, Query
-from tests.support.leaks import Footprint, settling
+from aioconnect.testing.leaks import Footprint, settling
 from tests.support.network import infos
 from tests.support.pools import books_are_right
 
