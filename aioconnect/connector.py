@@ -107,11 +107,11 @@ class Connecting(Asking[T]):
 class Connector:
     """Connects to one endpoint under one policy. Owns no task and no file descriptor, and needs no closing.
 
-    ``endpoint``: an `Endpoint` or a URL. ``prepare``: awaited with every new connection, inside the attempt; what
-    it raises makes a failed attempt, `NotReady` included. ``max_connecting``: attempts at once, others wait their
-    turn. ``stable_after``: seconds; a connection that the peer drops within them, before a byte of it came, counts as
-    a failed dial. ``observers``: called with `events`. ``resolver``: a `Resolver`, or anything with its three methods.
-    ``limit``: bytes a reader buffers, as in ``asyncio.open_connection``.
+    ``endpoint``: an `Endpoint` or a URL. ``prepare``: awaited with every new connection, inside the attempt; its
+    `OSError`, `EOFError` and `NotReady` make a failed attempt, anything else is raised as itself. ``max_connecting``:
+    attempts at once, others wait their turn. ``stable_after``: seconds; a connection that the peer drops within them,
+    before a byte of it came, counts as a failed dial. ``observers``: called with `events`. ``resolver``: a `Resolver`,
+    or anything with its three methods. ``limit``: bytes a reader buffers, as in ``asyncio.open_connection``.
 
     ``share``: another connector, to share what is learnt: circuit, budget, addresses and statistics if it is of the
     same endpoint, else its retry budget alone. How many failures open the circuit is for the first one's policy to say.
@@ -246,7 +246,10 @@ class Connector:
         return self.record.losses
 
     def retry_now(self) -> None:
-        """End every pause: the next probe of an open circuit is due, as after news that the server is back."""
+        """End every pause: the next probe of an open circuit is due, as after news that the server is back.
+
+        It does so for all connectors that share what this one has learnt.
+        """
         self.record.retry_now()
 
     def stats(self) -> ConnectorStats:

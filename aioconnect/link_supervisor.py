@@ -268,7 +268,7 @@ class Supervisor:
             await asyncio.wait(tasks)
 
     def _ask(self) -> None:
-        """See to it that somebody is at it."""
+        """Start the task, if none is running."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._keep(), name=self.place)
 
@@ -318,7 +318,7 @@ class Supervisor:
         return again
 
     def _enter(self) -> asyncio.AbstractEventLoop:
-        """Whoever asks comes by here."""
+        """Check the loop, and that the link is open; every request calls this first."""
         loop = self._bind()
         if self.state is SHUTDOWN:
             raise self._ending()

@@ -167,7 +167,7 @@ class Books:
         return entry
 
     def lend(self, entry: Entry, borrower: Borrower, now: float) -> None:
-        """It is this one's from now on, to whom it comes unmarked."""
+        """Lend it to this borrower; a former `mark_clean` is taken back."""
         entry.borrower = borrower
         entry.since = now
         entry.connection.is_clean = False

@@ -42,7 +42,7 @@ _IN_ORDER = frozenset[Ended]({"idle", "lifetime", "drained", "closed"})
 
 
 class Settings(NamedTuple):
-    """What is no matter of the books. Times are seconds, infinite where there is no limit."""
+    """Settings that the books do not need. Times are seconds, infinite where there is no limit."""
 
     max_waiting: float
     timeout: float
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
 
 
 class Lending:
-    """The works of a `Pool`."""
+    """What a `Pool` does, behind its public methods."""
 
     def __init__(self, connector: Connector, books: Books, settings: Settings) -> None:
         self.connector = connector
