@@ -939,7 +939,7 @@ async def test_cancel_everywhere_in_run(backend: Backend, eager: bool) -> None:
 
         await Link(Connector(backend.address, QUICK), Heartbeat(ping, every=0.001, timeout=5)).run(consume)
 
-    assert await cancel_everywhere(use, eager=eager) > 10
+    assert await cancel_everywhere(use, eager=eager) > 5
 
 
 @pytest.mark.parametrize("eager", EAGER)
@@ -954,7 +954,7 @@ async def test_cancel_everywhere_in_a_loop(backend: Backend, eager: bool) -> Non
                 if used == 2:
                     break
 
-    assert await cancel_everywhere(use, eager=eager) > 10
+    assert await cancel_everywhere(use, eager=eager) > 5
 
 
 async def test_cancel_everywhere_in_an_outage() -> None:
@@ -962,7 +962,7 @@ async def test_cancel_everywhere_in_an_outage() -> None:
         async with Link(Connector(f"127.0.0.1:{closed_port()}", QUICK)) as link:
             await link.ready(fail_after=3)
 
-    assert await cancel_everywhere(use, raises=ConnectRefused) > 5
+    assert await cancel_everywhere(use, raises=ConnectRefused) > 3
 
 
 async def test_cancel_everywhere_in_ready_alone(backend: Backend) -> None:
@@ -973,7 +973,7 @@ async def test_cancel_everywhere_in_ready_alone(backend: Backend) -> None:
         await links[-1].ready()
         return links[-1]
 
-    assert await cancel_everywhere(use, close=Link.aclose) > 2
+    assert await cancel_everywhere(use, close=Link.aclose) >= 2
     assert all(link.state in (IDLE, SHUTDOWN) for link in links)
 
 

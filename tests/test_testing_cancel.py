@@ -350,7 +350,7 @@ async def test_fault_servers_can_be_cancelled_anywhere(make: Callable[[], faults
                     await conn.readexactly(1)
             await pause()
 
-    assert await cancel_everywhere(use) > 4
+    assert await cancel_everywhere(use) > 2
 
 
 @virtual
@@ -363,7 +363,7 @@ async def test_flapping_servers_can_be_cancelled_anywhere(eager: bool) -> None:
                     await conn.read()
             await asyncio.sleep(2)
 
-    assert await cancel_everywhere(use, eager=eager) > 10
+    assert await cancel_everywhere(use, eager=eager) > 5
 
 
 async def test_the_proxy_can_be_cancelled_anywhere() -> None:
@@ -376,4 +376,4 @@ async def test_the_proxy_can_be_cancelled_anywhere() -> None:
             await conn.send(b"xyzzy")
             assert await conn.read() == b"xyz"
 
-    assert await cancel_everywhere(use) > 10
+    assert await cancel_everywhere(use) > 5
