@@ -125,6 +125,11 @@ class Books:
         """Connections there are, and those that are being made."""
         return len(self.entries) + self.connecting
 
+    @property
+    def room(self) -> int:
+        """How many more could be in use."""
+        return self.limits.max_size - self.in_use
+
     # -- Dials ---------------------------------------------------------------------------------------------------
 
     def dials_due(self, waiting: int, least: int = 0, *, failing: bool = False) -> int:

@@ -118,9 +118,9 @@ class Lending:
 
     async def lend_later(self, borrower: Borrower, timeout: float | None) -> Entry:
         """Whichever comes first: one that is idle and well, one that somebody gives back, one that is dialed."""
-        loop = self.bind()
+        loop = self._entered(borrower)
         books, line = self.books, self.line
-        self._note(borrower, loop, timeout)
+        self._note(borrower, timeout)
         looked = bool(books.idle)
         if looked and (entry := await self._idle(borrower)) is not None:
             return entry
@@ -129,8 +129,7 @@ class Lending:
         if self.fails_fast and not books.entries:
             self._refuse_if_open(borrower.began)
         # Those do not count for whom there is room, and so a connection on its way.
-        most = self.max_waiting + books.limits.max_size - books.in_use
-        if len(line.places) >= most and line.waiting >= most:
+        if len(line.places) >= self.max_waiting and line.waiting >= self.max_waiting + books.room:
             books.shed += 1
             raise self._refusal(PoolFull, borrower, line.waiting)
         # Those who came while a connection was checked for this one, in vain, stand behind it.
@@ -150,8 +149,18 @@ class Lending:
             # A frame that holds the exception whose traceback holds the frame would wait for the collector.
             del outcome
 
-    def _note(self, borrower: Borrower, loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
-        borrower.task = asyncio.current_task(loop)
+    def _entered(self, borrower: Borrower) -> asyncio.AbstractEventLoop:
+        """As `bind`, for a task, without asking for the running loop: one system call less on CPython 3.11."""
+        loop, task = self._loop, None
+        if loop is not None and get_ident() == self._thread and os.getpid() == self._process:
+            task = asyncio.current_task(loop)
+        if loop is None or task is None:
+            loop = self.bind()
+            task = asyncio.current_task(loop)
+        borrower.task = task
+        return loop
+
+    def _note(self, borrower: Borrower, timeout: float | None) -> None:
         borrower.began = began = self._now()
         borrower.deadline = began + (self.timeout if timeout is None else timeout)
         borrower.dialing = self.books.dialing(began) if self.books.connecting else self.books.dialed
@@ -305,7 +314,8 @@ class Lending:
         if self.books.open >= count:
             return
         borrower = Borrower()
-        self._note(borrower, loop, timeout)
+        borrower.task = asyncio.current_task(loop)
+        self._note(borrower, timeout)
         if not await self.dials.expect(count, borrower.deadline):
             text = f"{self.books.open} of {count} connections are open"
             raise self._refusal(PoolTimeout, borrower, self.line.waiting, text)
