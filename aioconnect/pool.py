@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -17,7 +17,7 @@ from aioconnect.backoff import Backoff
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errors import Holder
-from aioconnect.pool_books import Books, Borrower, Ended, Entry, Limits
+from aioconnect.pool_books import Books, Borrower, Ended, Limits
 from aioconnect.pool_hooks import Hook
 from aioconnect.pool_lending import Lending, Settings
 from aioconnect.validation import Problems, check_duration, check_integer, check_optional_duration, seconds
@@ -60,32 +60,26 @@ class PoolStats(NamedTuple):
 class Acquiring(Borrower, Asking[Connection]):
     """A connection being asked for: ``await`` it, give it to a task, or ``async with`` it to have it given back.
 
-    Nothing happens before. Each ``await`` asks for another connection; ``async with`` is for one at a time.
+    Nothing happens before. It is for one connection, as a coroutine is for one result.
     """
 
-    __slots__ = ("coroutine", "entry", "lending", "timeout")
+    __slots__ = ("coroutine", "lending")
 
     lending: Lending
-    timeout: float | None
-    entry: Entry | None
 
     def __await__(self) -> Generator[Any, Any, Connection]:
-        entry = self.lending.lend_now(self)
-        if entry is None:
-            entry = yield from self.lending.lend_later(self, self.timeout).__await__()
-        return entry.connection
+        if self.task is not None:
+            raise RuntimeError("this was awaited before; call acquire() for each connection")
+        lending = self.lending
+        return lending.lend_again(self) if lending.books.idle else lending.lend_later(self)
 
-    async def __aenter__(self) -> Connection:
-        if self.entry is not None:
-            raise RuntimeError("in use by another `async with`; call acquire() for each")
-        entry = self.entry = self.lending.lend_now(self) or await self.lending.lend_later(self, self.timeout)
-        return entry.connection
+    def __aenter__(self) -> Awaitable[Connection]:
+        return self
 
     async def __aexit__(
         self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         entry: Any = self.entry
-        self.entry = None
         if exc is None and entry.borrower is self:
             self.lending.give_back(entry)
         else:
@@ -147,13 +141,14 @@ class Pool:
             if hook is not None and not callable(hook):
                 problems.add(field, hook, "must be a coroutine function of a Connection")
         hook_limit = check_duration(problems, "hook_timeout", hook_timeout)
-        most = math.inf if max_waiting is None else check_integer(problems, "max_waiting", max_waiting, 0)
+        if max_waiting is not None:
+            max_waiting = check_integer(problems, "max_waiting", max_waiting, 0)
         problems.raise_any()
         self.connector = connector
         self._books = Books(limits)
         breaker = connector.policy.breaker
         fails_fast = breaker is not None and breaker.when_open == "fail"
-        settings = Settings(most, _or_never(connector.policy.timeout), check, reset, hook_limit, fails_fast)
+        settings = Settings(max_waiting, _or_never(connector.policy.timeout), check, reset, hook_limit, fails_fast)
         self._lending = Lending(connector, self._books, settings)
 
     def acquire(self, timeout: float | str | None = None) -> Acquiring:
@@ -170,7 +165,7 @@ class Pool:
         acquiring = Acquiring()
         acquiring.lending = self._lending
         acquiring.timeout = timeout
-        acquiring.coroutine = acquiring.entry = None
+        acquiring.coroutine = acquiring.entry = acquiring.task = None
         caller = sys._getframe(1)  # noqa: SLF001  (cheaper than `inspect`, by far)
         acquiring.code = caller.f_code
         acquiring.instruction = caller.f_lasti
@@ -181,7 +176,10 @@ class Pool:
 
         Raises RuntimeError for a connection that is not lent by this pool; nothing has changed then.
         """
-        self._lending.release(connection)
+        entry = self._books.entries.get(connection)
+        if entry is None or entry.borrower is None:
+            raise RuntimeError(f"{connection!r} is not lent: it was given back before, or is another pool's")
+        self._lending.give_back(entry)
 
     def stats(self) -> PoolStats:
         """What the pool has, and what happened so far."""

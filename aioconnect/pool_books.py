@@ -38,13 +38,18 @@ class _Task(Protocol):
 
 
 class Borrower:
-    """Who asks for a connection, and where in the code; the other fields are those of one who has to wait."""
+    """Who asks for a connection, and where in the code."""
 
-    __slots__ = ("began", "code", "deadline", "dialing", "instruction", "task")
+    __slots__ = ("began", "code", "deadline", "dialing", "entry", "instruction", "task", "timeout")
 
     code: CodeType
     instruction: int
     task: _Task | None
+    """``None`` before."""
+    timeout: float | None
+    entry: Entry | None
+    """What was lent to it."""
+    # Of one who has to wait.
     began: float
     deadline: float
     dialing: float
@@ -81,7 +86,7 @@ class Books:
 
     __slots__ = (
         "_dialing_since",
-        "acquired",
+        "at_once",
         "closed",
         "connecting",
         "created",
@@ -97,7 +102,7 @@ class Books:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.acquired = self.created = self.waited = self.timeouts = self.shed = 0
+        self.at_once = self.created = self.waited = self.timeouts = self.shed = 0
         self.wait_time = 0.0
         self.closed: dict[Ended, int] = {}
         self.forget()
@@ -109,6 +114,11 @@ class Books:
         self.idle: deque[Entry] = deque()
         self.connecting = 0
         self.dialed = self._dialing_since = 0.0
+
+    @property
+    def acquired(self) -> int:
+        """Connections lent: to those who had to wait for somebody else to give one back, and at once."""
+        return self.at_once + self.waited
 
     @property
     def open(self) -> int:
@@ -173,15 +183,11 @@ class Books:
 
     def lend(self, entry: Entry, borrower: Borrower, now: float) -> None:
         """Lend it to this borrower; a former `mark_clean` is taken back."""
+        borrower.entry = entry
         entry.borrower = borrower
         entry.since = now
         entry.connection.is_clean = False
-        self.acquired += 1
-
-    def keep(self, entry: Entry, now: float) -> None:
-        """It is idle from now on."""
-        entry.since = now
-        self.idle.append(entry)
+        self.at_once += 1
 
     def part(self, entry: Entry, reason: Ended) -> None:
         """It is none of the pool's any more; it was not idle, or has been taken from there."""

@@ -13,9 +13,10 @@ import asyncio
 import functools
 import math
 import os
-from collections.abc import Callable
+from asyncio import current_task
+from collections.abc import Callable, Generator
 from threading import get_ident
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aioconnect import logs
 from aioconnect.connection import Connection
@@ -25,7 +26,7 @@ from aioconnect.limits import TICK, wait_until
 from aioconnect.pool_books import Books, Borrower, Ended, Entry
 from aioconnect.pool_dialing import Dialing, Task, Tasks
 from aioconnect.pool_hooks import Hook, is_content
-from aioconnect.pool_line import Answer, Line
+from aioconnect.pool_line import Line
 
 __all__ = ("Lending", "Settings")
 
@@ -44,7 +45,7 @@ _IN_ORDER = frozenset[Ended]({"idle", "lifetime", "drained", "closed"})
 class Settings(NamedTuple):
     """Settings that the books do not need. Times are seconds, infinite where there is no limit."""
 
-    max_waiting: float
+    max_waiting: int | None
     timeout: float
     check: Hook | None
     reset: Hook | None
@@ -61,11 +62,13 @@ class Lending:
         self.books = books
         self.max_waiting, self.timeout, self.check, self.reset, self.hook_timeout, self.fails_fast = settings
         self.closed = False
+        self._may_refuse = self.fails_fast or self.max_waiting is not None
         self._record = connector.record
         self._losses = connector.losses
         self._loop: asyncio.AbstractEventLoop | None = None
         self._now: Callable[[], float]
         self._thread = self._process = 0
+        self._sure_until = -math.inf
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -82,6 +85,7 @@ class Lending:
         loop = asyncio.get_running_loop()
         forked = os.getpid() != self._process
         if loop is self._loop and not forked:
+            self._sure_until = loop.time() + _JUST_NOW
             return loop
         if self._loop is not None:
             if not self._loop.is_closed():
@@ -94,87 +98,90 @@ class Lending:
 
     # -- Lending -------------------------------------------------------------------------------------------------
 
-    def lend_now(self, borrower: Borrower) -> Entry | None:
+    def lend_again(self, borrower: Borrower) -> Generator[Any, Any, Connection]:
         """The connection that was given back last, if that was just now: under load most of them go this way.
 
-        So this and `give_back` do by themselves what `Books` could do for them.
+        So this, `lend_later` and `give_back` do by themselves what `Books` and `Line` could do for them.
         """
+        task = current_task(self._loop) if get_ident() == self._thread else None
         books = self.books
-        if not books.idle or get_ident() != self._thread or self._record.losses != self._losses:
-            return None
-        task = asyncio.current_task(self._loop)
-        now = self._now()
-        entry = books.idle[-1]
-        connection = entry.connection
-        if task is None or now - entry.since > _JUST_NOW or now >= entry.expires or not connection.is_sound():
-            return None
-        books.idle.pop()
-        books.acquired += 1
-        borrower.task = task
-        entry.borrower = borrower
-        entry.since = now
-        connection.is_clean = False
-        return entry
+        if task is not None and books.idle:
+            now = self._now()
+            entry = books.idle[-1]
+            connection = entry.connection
+            if (
+                now - entry.since <= _JUST_NOW
+                and now < entry.expires
+                and self._record.losses == self._losses
+                and connection.is_sound()
+            ):
+                books.idle.pop()
+                books.at_once += 1
+                borrower.task = task
+                borrower.entry = entry
+                entry.borrower = borrower
+                entry.since = now
+                connection.is_clean = False
+                return connection
+        return (yield from self.lend_later(borrower))
 
-    async def lend_later(self, borrower: Borrower, timeout: float | None) -> Entry:
+    def lend_later(self, borrower: Borrower) -> Generator[Any, Any, Connection]:
         """Whichever comes first: one that is idle and well, one that somebody gives back, one that is dialed."""
-        loop = self._entered(borrower)
+        loop = self._loop
+        task = current_task(loop) if get_ident() == self._thread else None
+        if loop is None or task is None:
+            loop = self.bind()
+            task = current_task(loop)
+        borrower.task = task
+        borrower.began = now = self._now()
+        if now > self._sure_until:
+            self.bind()
+        borrower.deadline = deadline = now + (self.timeout if borrower.timeout is None else borrower.timeout)
         books, line = self.books, self.line
-        self._note(borrower, timeout)
+        borrower.dialing = books.dialing(now) if books.connecting else books.dialed
         looked = bool(books.idle)
-        if looked and (entry := await self._idle(borrower)) is not None:
-            return entry
+        if looked and (entry := (yield from self._idle(borrower).__await__())) is not None:
+            return entry.connection
+        if self._may_refuse:
+            self._refuse(borrower)
+        place: asyncio.Future[Connection] = loop.create_future()
+        # Those who came while a connection was checked for this one, in vain, stand behind it.
+        (line.places.appendleft if looked else line.places.append)((place, borrower))
+        if deadline < line.rings_at:
+            line.ring_at(deadline, loop)
+        if len(books.entries) < books.limits.max_size:
+            self.dials.fill()
+        try:
+            return (yield from place)
+        except BaseException:
+            self._gave_up(borrower, place)
+            raise
+        finally:
+            # It holds the exception whose traceback holds this frame: that would wait for the collector.
+            del place
+
+    def _refuse(self, borrower: Borrower) -> None:
+        """Raise what keeps somebody from waiting, if anything does."""
+        books, line, most = self.books, self.line, self.max_waiting
         if self.closed:
             raise self._is_closed()
         if self.fails_fast and not books.entries:
             self._refuse_if_open(borrower.began)
         # Those do not count for whom there is room, and so a connection on its way.
-        if len(line.places) >= self.max_waiting and line.waiting >= self.max_waiting + books.room:
+        if most is not None and len(line.places) >= most and line.waiting >= most + books.room:
             books.shed += 1
             raise self._refusal(PoolFull, borrower, line.waiting)
-        # Those who came while a connection was checked for this one, in vain, stand behind it.
-        place = line.join(borrower, loop, first=looked)
-        if len(books.entries) < books.limits.max_size:
-            self.dials.fill()
-        try:
-            outcome = await place
-        except BaseException:
-            self._gave_up(place)
-            raise
-        if isinstance(outcome, Entry):
-            return outcome
-        try:
-            raise outcome
-        finally:
-            # A frame that holds the exception whose traceback holds the frame would wait for the collector.
-            del outcome
-
-    def _entered(self, borrower: Borrower) -> asyncio.AbstractEventLoop:
-        """As `bind`, for a task, without asking for the running loop: one system call less on CPython 3.11."""
-        loop, task = self._loop, None
-        if loop is not None and get_ident() == self._thread and os.getpid() == self._process:
-            task = asyncio.current_task(loop)
-        if loop is None or task is None:
-            loop = self.bind()
-            task = asyncio.current_task(loop)
-        borrower.task = task
-        return loop
-
-    def _note(self, borrower: Borrower, timeout: float | None) -> None:
-        borrower.began = began = self._now()
-        borrower.deadline = began + (self.timeout if timeout is None else timeout)
-        borrower.dialing = self.books.dialing(began) if self.books.connecting else self.books.dialed
 
     def _too_late(self, borrower: Borrower, waiting: int) -> Exception:
         self.books.timeouts += 1
         return self._refusal(PoolTimeout, borrower, waiting)
 
-    def _gave_up(self, place: asyncio.Future[Answer]) -> None:
-        if not place.done() or place.cancelled():
-            self.line.leave(place)
-        elif isinstance(entry := place.result(), Entry):
+    def _gave_up(self, borrower: Borrower, place: asyncio.Future[Connection]) -> None:
+        if borrower.entry is not None:
             # Served and cancelled in the same turn: what was on its way goes to the next.
-            self.give_back(entry)
+            self.give_back(borrower.entry)
+        elif not place.done() or place.cancelled():
+            self.line.leave(place)
 
     async def _idle(self, borrower: Borrower) -> Entry | None:
         """An idle connection that is well."""
@@ -215,13 +222,6 @@ class Lending:
 
     # -- Coming back ---------------------------------------------------------------------------------------------
 
-    def release(self, connection: Connection) -> None:
-        """As `give_back`. Raises RuntimeError, and changes nothing, if it is not lent."""
-        entry = self.books.entries.get(connection)
-        if entry is None or entry.borrower is None:
-            raise RuntimeError(f"{connection!r} is not lent: it was given back before, or is another pool's")
-        self.give_back(entry)
-
     def leave(self, entry: Entry, borrower: Borrower, *, failed: bool) -> None:
         """A lease ends with its block. Raises RuntimeError if it had ended before, unless there is more to hear of."""
         if entry.borrower is not borrower:
@@ -232,50 +232,46 @@ class Lending:
         else:
             self.give_back(entry)
 
-    def give_back(self, entry: Entry) -> None:
-        """A lease has ended in good order."""
+    def give_back(self, entry: Entry, *, tidied: bool = False) -> None:
+        """A lease has ended in good order: it goes to the first in line, or is idle if nobody waits."""
+        if self._record.losses != self._losses:
+            self._suspect()
         now = self._now()
-        books = self.books
         entry.borrower = None
+        places = self.line.places
         if now >= entry.expires:
-            self._end(entry, entry.doom or "lifetime")
-        elif self.reset is not None:
-            entry.since = now
-            tidying = is_content(self.reset, entry.connection, now + self.hook_timeout)
-            self.tasks.start(tidying, functools.partial(self._reset, entry))
-        elif self.line.places:
-            self._serve(entry, now)
-        else:
-            entry.since = now
-            books.idle.append(entry)
-            if self._sweep is None or entry.expires < self._sweep_due:
-                self._sweep_at(books.next_due())
+            return self._end(entry, entry.doom or "lifetime")
+        if self.reset is not None and not tidied:
+            return self._tidy_up(self.reset, entry, now)
+        if places and not entry.connection.is_sound():
+            return self._end(entry, "stale")
+        books = self.books
+        while places:
+            place, borrower = places.popleft()
+            if not place.done():
+                books.waited += 1
+                books.wait_time += now - borrower.began
+                borrower.entry = entry
+                entry.borrower = borrower
+                entry.since = now
+                entry.connection.is_clean = False
+                return place.set_result(entry.connection)
+        entry.since = now
+        books.idle.append(entry)
+        if self._sweep is None or entry.expires < self._sweep_due:
+            self._sweep_at(books.next_due())
+        return None
+
+    def _tidy_up(self, reset: Hook, entry: Entry, now: float) -> None:
+        entry.since = now
+        tidying = is_content(reset, entry.connection, now + self.hook_timeout)
+        self.tasks.start(tidying, functools.partial(self._reset, entry))
 
     def _reset(self, entry: Entry, task: Task) -> None:
         if entry.doom is None and not task.cancelled() and task.result():
-            self._serve(entry, self._now())
+            self.give_back(entry, tidied=True)
         else:
             self._end(entry, entry.doom or "reset")
-
-    def _serve(self, entry: Entry, now: float) -> None:
-        """To the first in line; it is idle if nobody waits."""
-        if self._record.losses != self._losses:
-            self._suspect()
-        if entry.doom is not None or not entry.connection.is_sound():
-            self._end(entry, entry.doom or "stale")
-        elif (found := self.line.next()) is not None:
-            place, borrower = found
-            self.books.lend(entry, borrower, now)
-            self.books.waited += 1
-            self.books.wait_time += now - borrower.began
-            place.set_result(entry)
-        else:
-            self._keep(entry, now)
-
-    def _keep(self, entry: Entry, now: float) -> None:
-        self.books.keep(entry, now)
-        if self._sweep is None or entry.expires < self._sweep_due:
-            self._sweep_at(self.books.next_due())
 
     def _end(self, entry: Entry, reason: Ended) -> None:
         """Part from a connection, which is not among the idle ones, and see to another one if it is wanted."""
@@ -300,7 +296,7 @@ class Lending:
     def _admit(self, connection: Connection, now: float) -> None:
         entry = self.books.admit(connection, now)
         connection.when_lost(functools.partial(self._lost, entry))
-        self._serve(entry, now)
+        self.give_back(entry, tidied=True)
         # There may be one more than `min_size` now, so that another one may go: also one that is in use now, for nobody
         # thinks of that when it comes back.
         self._sweep_at(min(self.books.next_due(), self.books.shrinks(now)))
@@ -314,8 +310,10 @@ class Lending:
         if self.books.open >= count:
             return
         borrower = Borrower()
-        borrower.task = asyncio.current_task(loop)
-        self._note(borrower, timeout)
+        borrower.task = current_task(loop)
+        borrower.began = now = self._now()
+        borrower.deadline = now + (self.timeout if timeout is None else timeout)
+        borrower.dialing = self.books.dialing(now)
         if not await self.dials.expect(count, borrower.deadline):
             text = f"{self.books.open} of {count} connections are open"
             raise self._refusal(PoolTimeout, borrower, self.line.waiting, text)
@@ -369,7 +367,7 @@ class Lending:
     async def aclose(self, grace: float) -> tuple[Holder, ...]:
         """Close, and abort after ``grace`` seconds; who had to be left behind."""
         if self._loop is None:
-            self.closed = True
+            self._lend_no_more()
             return ()
         loop = self.bind()
         self._shut()
@@ -385,10 +383,13 @@ class Lending:
             await asyncio.wait(self.tasks.running, timeout=_UNWINDING)
         return stragglers
 
+    def _lend_no_more(self) -> None:
+        self.closed = self._may_refuse = True
+
     def _shut(self) -> None:
         if self.closed:
             return
-        self.closed = True
+        self._lend_no_more()
         self.line.close()
         if self._sweep is not None:
             self._sweep.cancel()

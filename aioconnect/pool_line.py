@@ -7,14 +7,11 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from aioconnect.connection import Connection
 from aioconnect.limits import TICK
-from aioconnect.pool_books import Borrower, Entry
+from aioconnect.pool_books import Borrower
 
-__all__ = ("Answer", "Line")
-
-Answer = Entry | Exception
-"""What a place is for, or the error to raise. As a result too, of which nobody complains if it is not taken because its
-caller was cancelled at that moment."""
+__all__ = ("Line",)
 
 
 class Line:
@@ -23,14 +20,16 @@ class Line:
     Who was cancelled stays where he is and is passed over; when half of them are such, they are cleared away.
     """
 
-    __slots__ = ("_gone", "_refusal", "_rings_at", "_timer", "places")
+    __slots__ = ("_gone", "_refusal", "_timer", "places", "rings_at")
 
     def __init__(self, refusal: Callable[[Borrower, int], Exception]) -> None:
-        self.places: deque[tuple[asyncio.Future[Answer], Borrower]] = deque()
+        self.places: deque[tuple[asyncio.Future[Connection], Borrower]] = deque()
+        """To be passed over if done: whoever had it was cancelled, or refused."""
         self._refusal = refusal
         self._gone = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = math.inf
+        self.rings_at = math.inf
+        """When the timer goes off; who joins with an earlier deadline sets it, with `ring_at`."""
 
     @property
     def waiting(self) -> int:
@@ -46,28 +45,7 @@ class Line:
             found += not place.done()
         return found
 
-    def join(self, borrower: Borrower, loop: asyncio.AbstractEventLoop, *, first: bool) -> asyncio.Future[Answer]:
-        """A place at the end of the line, or at its head."""
-        place: asyncio.Future[Answer] = loop.create_future()
-        if first:
-            self.places.appendleft((place, borrower))
-        else:
-            self.places.append((place, borrower))
-        if borrower.deadline < self._rings_at:
-            self._ring_at(borrower.deadline, loop)
-        return place
-
-    def next(self) -> tuple[asyncio.Future[Answer], Borrower] | None:
-        """Take out the first who still waits."""
-        places = self.places
-        while places:
-            found = places.popleft()
-            if not found[0].done():
-                return found
-        self._gone = 0
-        return None
-
-    def leave(self, place: asyncio.Future[Answer]) -> None:
+    def leave(self, place: asyncio.Future[Connection]) -> None:
         """Somebody goes away unserved."""
         place.cancel()
         self._gone += 1
@@ -76,8 +54,10 @@ class Line:
 
     def turn_away(self, error: Callable[[], Exception]) -> None:
         """All of them, each with an error of its own."""
-        while (found := self.next()) is not None:
-            found[0].set_result(error())
+        while self.places:
+            place, _ = self.places.popleft()
+            if not place.done():
+                _refuse(place, error())
 
     def close(self) -> None:
         """Nobody will join any more."""
@@ -88,20 +68,27 @@ class Line:
         self._gone = 0
         self.places = deque(each for each in self.places if not each[0].done())
 
-    def _ring_at(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+    def ring_at(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuse those who are late by then."""
         if self._timer is not None:
             self._timer.cancel()
-        self._rings_at = deadline
+        self.rings_at = deadline
         self._timer = loop.call_at(deadline, self._ring, loop)
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer, self._rings_at = None, math.inf
+        self._timer, self.rings_at = None, math.inf
         now = loop.time() + TICK
         late = [each for each in self.places if each[1].deadline <= now and not each[0].done()]
         waiting = self.waiting
         for place, borrower in late:
-            place.set_result(self._refusal(borrower, waiting))
+            _refuse(place, self._refusal(borrower, waiting))
         self._clear_away()
         deadline = min((borrower.deadline for _, borrower in self.places), default=math.inf)
         if deadline < math.inf:
-            self._ring_at(deadline, loop)
+            self.ring_at(deadline, loop)
+
+
+def _refuse(place: asyncio.Future[Connection], error: Exception) -> None:
+    place.set_exception(error)
+    # Seen: nobody is to complain if it is not taken, because its caller was cancelled at that moment.
+    place.exception()

@@ -229,19 +229,37 @@ async def test_10_given_back_inside_its_block() -> None:
         pool.release(again)
 
 
-async def test_one_async_with_at_a_time() -> None:
+async def test_each_is_for_one_connection() -> None:
     async with lines() as server, pool_of(server) as pool:
         acquiring = pool.acquire()
-        async with acquiring:
-            with pytest.raises(RuntimeError, match="call acquire"):
+        async with acquiring as conn:
+            with pytest.raises(RuntimeError, match=r"call acquire\(\) for each"):
                 async with acquiring:
                     pass
-        async with acquiring:
-            pass
-        one, two = await acquiring, await acquiring
-        assert one is not two
-        pool.release(one)
-        pool.release(two)
+            with pytest.raises(RuntimeError, match=r"call acquire\(\) for each"):
+                await acquiring
+            assert await echo(conn, "a") == "a"
+        with pytest.raises(RuntimeError, match=r"call acquire\(\) for each"):
+            await acquiring
+        assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+async def test_two_tasks_that_share_one_do_not_share_a_connection() -> None:
+    async with lines() as server, pool_of(server, max_size=1) as pool:
+        held = await pool.acquire()
+        acquiring = pool.acquire()
+
+        async def use() -> None:
+            async with acquiring:
+                books_are_right(pool)
+
+        first, second = asyncio.create_task(use()), asyncio.create_task(use())
+        await turns(2)
+        pool.release(held)
+        await first
+        with pytest.raises(RuntimeError, match=r"call acquire\(\) for each"):
+            await second
+        assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
 # B. Queueing and limits

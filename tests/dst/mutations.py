@@ -38,16 +38,22 @@ MUTATIONS: dict[str, Mutation] = {
     # Pool: lending, books, line
     "pool: what was on its way to a cancelled caller is lost": _in(
         "pool_lending",
-        ("            self.give_back(entry)\n\n    async def _idle", "            pass\n\n    async def _idle"),
+        ("            self.give_back(borrower.entry)\n        elif", "            pass\n        elif"),
     ),
     "pool: a connection left in the middle of a message is lent again": _in(
         "pool_lending",
         ("elif failed and not entry.connection.is_clean:", "elif failed and entry.connection.is_closing:"),
     ),
-    "pool: a mark of the last user stays": _in("pool_books", ("        entry.connection.is_clean = False\n", "")),
-    "pool: the line is served from its end": _in("pool_line", ("found = places.popleft()", "found = places.pop()")),
+    "pool: a mark of the last user stays": _in(
+        "pool_lending",
+        ("                entry.connection.is_clean = False\n", ""),
+        ("                connection.is_clean = False\n", ""),
+    ),
+    "pool: the line is served from its end": _in(
+        "pool_lending", ("place, borrower = places.popleft()", "place, borrower = places.pop()")
+    ),
     "pool: who has gone is served": _in(
-        "pool_line", ("            if not found[0].done():\n                return found", "            return found")
+        "pool_lending", ("            if not place.done():\n", "            if True:\n")
     ),
     "pool: one connection too many": _in("pool_books", ("limits.max_size - there)", "limits.max_size + 1 - there)")),
     "pool: a dial that has ended counts on": _in(
@@ -68,20 +74,20 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pool: what is idle is not looked at before it is lent": _in(
         "pool_lending",
-        ("or not connection.is_sound():", "or connection.writer.is_closing():"),
+        ("                and connection.is_sound()\n", "                and not connection.writer.is_closing()\n"),
         ("elif not entry.connection.is_usable():", "elif entry.connection.writer.is_closing():"),
     ),
     "pool: what comes back is not looked at": _in(
         "pool_lending",
-        ("if entry.doom is not None or not entry.connection.is_sound():", "if entry.doom is not None:"),
+        ("if places and not entry.connection.is_sound():", "if entry.connection.writer.is_closing():"),
     ),
     "pool: a lifetime ends only while it is idle": _in(
         "pool_lending",
         (
-            "        if now >= entry.expires:\n            self._end(entry, entry.doom",
-            "        if entry.doom:\n            self._end(entry, entry.doom",
+            "        if now >= entry.expires:\n            return self._end(entry, entry.doom",
+            "        if entry.doom:\n            return self._end(entry, entry.doom",
         ),
-        (" or now >= entry.expires or ", " or "),
+        ("                and now < entry.expires\n", ""),
         ("            if entry.expires <= now:\n", "            if entry.doom:\n"),
     ),
     "pool: nobody looks after what is idle": _in(
@@ -93,7 +99,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pool: a permanent error reaches only the first": _in(
         "pool_line",
-        ("        while (found := self.next()) is not None:", "        if (found := self.next()) is not None:"),
+        ("        while self.places:\n            place, _", "        if self.places:\n            place, _"),
     ),
     "pool: dials are never given up": _in("pool_dialing", ("+ self._given_up < 0", "< -99")),
     "pool: who left the line is dialed for": _in(
@@ -103,7 +109,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pool: time limits are forgotten once one has passed": _in(
         "pool_line",
-        ("        if deadline < math.inf:\n            self._ring_at(deadline, loop)", "        del deadline"),
+        ("        if deadline < math.inf:\n            self.ring_at(deadline, loop)", "        del deadline"),
     ),
     "pool: a dial that ends after the end is kept": _in(
         "pool_dialing", ("            task.result().abort()\n", "            pass\n")
