@@ -16,7 +16,7 @@ from aioconnect.backoff import Backoff
 from aioconnect.breaker import CircuitBreaker
 from aioconnect.budget import RetryBudget
 from aioconnect.errnoset import LOCAL, TRANSIENT, Entry, ErrnoSet
-from aioconnect.errors import ConnectRefused, ConnectTimeout
+from aioconnect.errors import ConnectRefused, ConnectTimeout, NetworkError
 from aioconnect.limits import begun, in_time
 from aioconnect.retrying import Call, attempt_limit, retry
 from aioconnect.validation import Problems, check_integer, check_optional_duration
@@ -118,10 +118,12 @@ class Policy(Value):
         >>> Policy(never_retry_on={"ECONNREFUSED"}).retryable(ConnectionRefusedError(111, "refused"))
         False
         """
-        if not isinstance(error, Exception) or error not in self.retry_on:
-            return False
-        never = self.never_retry_on
-        return not never or error not in never
+        retried, never = self.retry_on, self.never_retry_on
+        if isinstance(error, NetworkError) and not (retried.classes or never.classes):
+            # Nearly always, and twice for each attempt: by the circuit, and by the call.
+            member = error.member
+            return member in retried.members and member not in never.members
+        return isinstance(error, Exception) and error in retried and error not in never
 
     def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         """Await ``fn(*args, **kwargs)`` with these retries, typed errors and time limits.

@@ -7,13 +7,14 @@ the times of another clock mean nothing; only the figures go on.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from types import MappingProxyType
 from typing import NamedTuple
 
 from aioconnect import errors, logs
 from aioconnect.addresses import AddressBook
-from aioconnect.breaker import Circuit, CircuitState, Pause
+from aioconnect.breaker import Circuit, CircuitState
 from aioconnect.budget import Tokens
 from aioconnect.connection import Ending
 from aioconnect.endpoint import Endpoint
@@ -228,7 +229,7 @@ class Record:
             return False
         opened = False
         if policy.retryable(error):
-            opened = self.circuit.failed(error, now, self._schedule(policy, error, now), lease)
+            opened = self.circuit.failed(error, now, functools.partial(self._pause, policy, error, now), lease)
         if lease is not None and self.circuit.since is not None:
             # Unless it was closed by another dial, while this one had outlived its lease.
             self.gate.share(error)
@@ -245,19 +246,15 @@ class Record:
             self.book.dropped(ending.address, now)
             words = "accepted, and hung up before a byte came"
             refusal = errors.typed("ECONNRESET", "connect", ending.address, strerror=words)
-            schedule = self._schedule(policy, refusal, now)
+            schedule = functools.partial(self._pause, policy, refusal, now)
             opened = self.circuit.hung_up(refusal, now, schedule, ending.made, stable_after)
         self.gate.serve(now)
         return opened
 
-    def _schedule(self, policy: Policy, error: NetworkError, now: float) -> Pause:
-        """The policy's wait, as for one call that made all the dials that failed in a row."""
+    def _pause(self, policy: Policy, error: NetworkError, now: float, failures: int, previous: float) -> float:
+        """What the policy's wait gives one call that made all the dials that failed in a row."""
         since = now if self.troubled_since is None else self.troubled_since
-
-        def pause(failures: int, previous: float) -> float:
-            return pause_after(policy, state_after(error, failures, since, now, previous))
-
-        return pause
+        return pause_after(policy, state_after(error, failures, since, now, previous))
 
 
 class Unhurried:

@@ -200,55 +200,34 @@ def _blank_state(started: float) -> RetryCallState:
 class Call:
     """The state of one call's retries, made at its first failure."""
 
-    __slots__ = (
-        "attempts",
-        "common",
-        "count",
-        "deadline",
-        "dialed",
-        "error",
-        "final",
-        "held",
-        "idle",
-        "in_except",
-        "last",
-        "late",
-        "now",
-        "paid",
-        "rules",
-        "started",
-        "state",
-        "stop_reason",
-        "upcoming",
-    )
+    # Defaults of the class, for there are many, and most calls that fail once change a few of them.
+    count = 0
+    last: NetworkError | None = None
+    dialed = False
+    """Whether any of the attempts was this call's own."""
+    held = False
+    """Whether the circuit decides when to go on."""
+    paid: bool | None = False
+    """Whether the next attempt is paid for out of a budget; ``None`` if it has yet to be."""
+    final = False
+    late = False
+    """Whether the call's own limit had passed when the last attempt ended; one inside an attempt is not it."""
+    stop_reason: StopReason | None = None
+    upcoming = 0.0
+    """The pause drawn last, by which a decorrelated wait goes."""
+    idle = 0.0
+    """Seconds of all pauses."""
+    error: Exception | None = None
+    """What the attempt that is judged right now has met, as it came."""
+    state: RetryCallState | None = None
 
     def __init__(self, rules: Rules, started: float, deadline: float, common: Common | None = None) -> None:
         self.rules = rules
         self.common = common
-        self.started = started
+        self.started = self.now = started
         self.deadline = deadline
-        self.count = 0
         self.attempts: list[Attempt] = []
-        self.last: NetworkError | None = None
-        self.dialed = False
-        """Whether any of the attempts was this call's own."""
-        self.held = False
-        """Whether the circuit decides when to go on."""
-        self.paid: bool | None = False
-        """Whether the next attempt is paid for out of a budget; ``None`` if it has yet to be."""
-        self.final = False
-        self.late = False
-        """Whether the call's own limit had passed when the last attempt ended; one inside an attempt is not it."""
-        self.now = started
-        self.stop_reason: StopReason | None = None
         self.in_except = sys.exception() is not None
-        self.upcoming = 0.0
-        """The pause drawn last, by which a decorrelated wait goes."""
-        self.idle = 0.0
-        """Seconds of all pauses."""
-        self.error: Exception | None = None
-        """What the attempt that is judged right now has met, as it came."""
-        self.state: RetryCallState | None = None
 
     async def again(self, attempt: Try[T], began: float) -> T:
         """Another attempt."""

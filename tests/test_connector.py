@@ -1314,18 +1314,23 @@ async def test_an_observer_that_holds_a_cancelled_future(caplog: pytest.LogCaptu
     assert {type(each) for each in reported} == {asyncio.CancelledError}
 
 
-async def test_a_connecting_may_be_a_task_and_is_held_once() -> None:
+AGAIN = r"call connect\(\) for each"
+
+
+async def test_a_connecting_may_be_a_task_and_is_for_one_connection() -> None:
     with listening() as server:
         connector = Connector(Endpoint(*server.getsockname()), ONCE)
         conn = await asyncio.create_task(connector.connect())
         await conn.aclose()
         connecting = connector.connect()
         async with connecting as conn:
-            with pytest.raises(RuntimeError, match="call connect"):
-                await connecting.__aenter__()
+            with pytest.raises(RuntimeError, match=AGAIN):
+                async with connecting:
+                    pass
+            assert not conn.is_closing
         assert conn.is_closing
-        async with connecting as again:
-            assert again is not conn
+        with pytest.raises(RuntimeError, match=AGAIN):
+            await connecting
         connector.connect().close()
 
 
@@ -1335,15 +1340,14 @@ async def test_a_connecting_is_entered_by_one_of_two_who_come_together() -> None
         entered = await asyncio.gather(connecting.__aenter__(), connecting.__aenter__(), return_exceptions=True)
         assert [type(each) for each in entered] == [aioconnect.Connection, RuntimeError]
         await connecting.__aexit__(None, None, None)
-        async with connecting:
-            pass
 
 
-async def test_a_connecting_that_failed_may_be_entered_again() -> None:
+async def test_a_connecting_that_failed_is_not_awaited_again() -> None:
     connecting = Connector(Endpoint("127.0.0.1", closed_port()), ONCE).connect()
-    for _ in range(2):
-        with pytest.raises(errors.ConnectRefused):
-            await connecting.__aenter__()
+    with pytest.raises(errors.ConnectRefused):
+        await connecting
+    with pytest.raises(RuntimeError, match=AGAIN):
+        await connecting
 
 
 @virtual
