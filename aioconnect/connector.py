@@ -404,13 +404,14 @@ class Connector:
         self, exc: Exception, addresses: Sequence[AddressInfo], number: int, began: float, lease: object | None
     ) -> None:
         """Learn from a failed attempt. Raises the error to tell of, where that is not ``exc`` itself."""
-        now = asyncio.get_running_loop().time()
-        error, opened = self.record.book.failed(exc, addresses, now, self.policy), False
+        record, opened = self.record, False
+        now = (record.loop or asyncio.get_running_loop()).time()
+        error = record.book.failed(exc, addresses, now, self.policy)
         try:
             if isinstance(error, NetworkError):
                 if error.elapsed is None:
                     error.elapsed = now - began
-                opened = self.record.failed(error, now, self.policy, lease)
+                opened = record.failed(error, now, self.policy, lease)
             if self.observers:
                 self._tell(AttemptFailed(self._name, number, error, now - began))
             if opened:

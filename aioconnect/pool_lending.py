@@ -367,7 +367,7 @@ class Lending:
     async def aclose(self, grace: float) -> tuple[Holder, ...]:
         """Close, and abort after ``grace`` seconds; who had to be left behind."""
         if self._loop is None:
-            self._lend_no_more()
+            self._close_doors()
             return ()
         loop = self.bind()
         self._shut()
@@ -383,13 +383,13 @@ class Lending:
             await asyncio.wait(self.tasks.running, timeout=_UNWINDING)
         return stragglers
 
-    def _lend_no_more(self) -> None:
+    def _close_doors(self) -> None:
         self.closed = self._may_refuse = True
 
     def _shut(self) -> None:
         if self.closed:
             return
-        self._lend_no_more()
+        self._close_doors()
         self.line.close()
         if self._sweep is not None:
             self._sweep.cancel()
