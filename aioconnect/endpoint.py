@@ -192,22 +192,7 @@ class Endpoint(Value):
     Endpoint('tls://db.internal:5432?keepalive=30s:10s:3')
     """
 
-    __slots__ = (
-        "targets",
-        "path",
-        "srv",
-        "tls",
-        "local_addr",
-        "keepalive",
-        "user_timeout",
-        "nodelay",
-        "family",
-        "happy_eyeballs_delay",
-        "interleave",
-        "shuffle",
-        "proto",
-        "flags",
-    )
+    __slots__ = ("targets", "path", "srv", "tls", *OPTIONS)
 
     targets: tuple[Target, ...]
     path: str | None

@@ -107,29 +107,33 @@ async def _rounds(probe: Probe, count: int, interval: float, *, as_text: bool) -
 
 def _text(look: Round) -> Iterator[str]:
     for name in look.names:
-        if name.error is not None:
-            yield f"  {name.host}: {_failed(name.error, name.ms)}"
-        elif name.port is None:
-            number = "1 host" if name.addresses == 1 else f"{name.addresses} hosts"
-            yield f"  {name.host}: {number} in {name.ms:.1f} ms"
-        elif literal_family(name.host) is None:
-            number = "1 address" if name.addresses == 1 else f"{name.addresses} addresses"
-            yield f"  {name.host}: {number} in {name.ms:.1f} ms"
+        yield from _name_text(name)
     width = max((len(each.address) for each in look.addresses), default=0)
     for each in look.addresses:
-        if each.error is None or each.error.phase == "tls":
-            yield f"  {each.address:<{width}}  connected in {each.ms:.1f} ms"
-        else:
-            yield f"  {each.address:<{width}}  {_failed(each.error, each.ms)}"
+        dialed = f"connected in {each.ms:.1f} ms"
+        if each.error is not None and each.error.phase != "tls":
+            dialed = _failed(each.error, each.ms)
+        yield f"  {each.address:<{width}}  {dialed}"
         if each.tls is not None:
             yield from _tls_text(each.tls, each.error)
+    yield _verdict(look)
+
+
+def _name_text(name: Name) -> Iterator[str]:
+    if name.error is not None:
+        yield f"  {name.host}: {_failed(name.error, name.ms)}"
+    elif name.port is None or literal_family(name.host) is None:
+        one, many = ("host", "hosts") if name.port is None else ("address", "addresses")
+        yield f"  {name.host}: {name.addresses} {one if name.addresses == 1 else many} in {name.ms:.1f} ms"
+
+
+def _verdict(look: Round) -> str:
     good = sum(each.error is None for each in look.addresses)
-    found = [each.error for each in look.names] + [each.error for each in look.addresses]
+    found = [name.error for name in look.names] + [each.error for each in look.addresses]
     bad = [error.code for error in found if error is not None]
-    verdict = f"reachable, {good} of {len(look.addresses)} addresses" if good else "not reachable"
-    if len(look.addresses) == 1 and good:
-        verdict = "reachable"
-    yield verdict + (f"; see: aioconnect explain {bad[0]}" if bad else "")
+    of = "" if len(look.addresses) == 1 else f", {good} of {len(look.addresses)} addresses"
+    see = f"; see: aioconnect explain {bad[0]}" if bad else ""
+    return f"reachable{of}{see}" if good else f"not reachable{see}"
 
 
 def _failed(error: NetworkError, ms: float) -> str:
