@@ -10,7 +10,7 @@ import asyncio
 import functools
 import math
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ from aioconnect.limits import Source, bounded
 from aioconnect.policy import Policy
 from aioconnect.record import ConnectorStats, Record, Unhurried
 from aioconnect.resolver import AddressInfo, Lookup
-from aioconnect.retrying import Common, Try, retry
+from aioconnect.retrying import Common, Try, attempt_limit, retry
 from aioconnect.validation import Problems, check_duration, check_integer, seconds
 
 __all__ = ("Connecting", "Connector", "Prepare")
@@ -61,7 +61,7 @@ _GRACE = 1.0
 
 Stop = Callable[[RetryCallState], bool]
 
-_Finish = Callable[[asyncio.AbstractEventLoop, socket.socket, AddressInfo, float, Source], Awaitable[T]]
+_Finish = Callable[[asyncio.AbstractEventLoop, socket.socket, AddressInfo, float, Source], Awaitable[Any]]
 """What an attempt makes of a connected socket, by a loop time."""
 
 
@@ -82,7 +82,7 @@ class Connecting(Asking[Connection]):
         connector, self.connector = self.connector, None
         if connector is None:
             raise RuntimeError("this was awaited before; call connect() for each connection")
-        call = connector._call(connector._streams, self.timeout, wait=self.wait)  # noqa: SLF001  (see `connect`)
+        call = connector._call(connector._attempt, self.timeout, wait=self.wait)  # noqa: SLF001  (see `connect`)
         return call.__await__()
 
     async def __aenter__(self) -> Connection:
@@ -197,7 +197,7 @@ class Connector:
         ) -> tuple[asyncio.Transport, P]:
             return await self.record.hand_over.made_by(loop, protocol_factory, sock, info, limit, source)
 
-        return await self._call(functools.partial(self._attempt, finish, self._options), self._total(timeout))
+        return await self._call(functools.partial(self._attempt, finish=finish), self._total(timeout))
 
     async def dial(self, timeout: float | str | None = None) -> socket.socket:
         """A connected, non-blocking socket, for any library's ``sock=``. There is no TLS and no ``prepare``.
@@ -211,7 +211,7 @@ class Connector:
         async def finish(_loop: object, sock: socket.socket, *_: object) -> socket.socket:
             return plain(sock)
 
-        return await self._call(functools.partial(self._attempt, finish, options), self._total(timeout))
+        return await self._call(functools.partial(self._attempt, finish=finish, options=options), self._total(timeout))
 
     def unlimited(self, *, also: ErrnoSet | None = None, stop: Stop | None = None) -> Connector:
         """A connector that shares all with this one and has the policy's schedule, but none of its limits.
@@ -257,10 +257,6 @@ class Connector:
         return f"<Connector {self._name} attempts={self.record.attempts} connected={self.record.connected}>"
 
     # -- One call ------------------------------------------------------------------------------------------------
-
-    def _streams(self, began: float, deadline: float, number: int) -> Coroutine[Any, Any, Connection]:
-        """The attempt of `connect`. A method, for a partial made for each call takes three times as long."""
-        return self._attempt(self._to_connection, self._options, began, deadline, number)
 
     def _call(self, attempt: Try[T], total: float | None, *, wait: bool | None = None) -> Coroutine[Any, Any, T]:
         record, loop = self.record, asyncio.get_running_loop()
@@ -309,36 +305,48 @@ class Connector:
             self._tell(GaveUp(self._name, exc))
             raise
 
-    async def _attempt(self, finish: _Finish[T], options: DialOptions, began: float, deadline: float, number: int) -> T:
+    async def _attempt(
+        self,
+        began: float,
+        deadline: float,
+        number: int,
+        finish: _Finish | None = None,
+        options: DialOptions | None = None,
+    ) -> Any:
+        """An attempt, of `connect` if nothing else is said: for each call of that, a partial would be made first."""
         record = self.record
         # The one it is bound to. To ask for the running one is a system call on CPython 3.11.
         loop = record.loop or asyncio.get_running_loop()
-        gate, lease = record.gate, None
+        gate = record.gate
+        lease = None
         if not gate.enter():
             lease = await self._admitted(began, deadline)
             began = loop.time()
-        # As `attempt_limit` has it; see `connect` for why it is not called.
-        limit: float = deadline
-        source: Source = "call"
-        each = self.policy.attempt_timeout
-        if each is not None and began + each < deadline:
-            limit, source = began + each, "attempt"
+        limit, source = attempt_limit(self.policy, began, deadline)
         record.attempts += 1
         addresses: list[AddressInfo] = []
+        error: Exception | None = None
         try:
             if self.observers:
                 self._tell(AttemptStarted(self._name, number))
             addresses = record.book.fixed or record.book.known(began) or await self._resolved(limit, source)
-            dialed = begin_dial(loop, addresses, options)
+            dialed = begin_dial(loop, addresses, options or self._options)
             sock, info = await dialed.won(limit, source, self.policy) if isinstance(dialed, Dial) else dialed
-            result = await finish(loop, sock, info, limit, source)
+            result = await (finish or self._to_connection)(loop, sock, info, limit, source)
             record.connected += 1
-            if len(addresses) > 1 or not record.circuit.healthy:
-                self._won(info, addresses, loop.time())
+            if len(addresses) > 1:
+                record.book.won(info, addresses, loop.time())
+            if not record.circuit.healthy:
+                self._recovered(loop.time())
         except Exception as exc:
-            self._failed(exc, addresses, number, began, lease)
-            raise
+            now = loop.time()
+            error = record.book.failed(exc, addresses, now, self.policy)
+            self._failed(error, number, began, now, lease)
+            if error is exc:
+                raise
+            raise error from exc
         finally:
+            error = None  # its traceback holds this frame
             gate.leave(lease)
         if self.observers:
             self._tell(Connected(self._name, number, info.sockaddr, loop.time() - began))
@@ -400,35 +408,21 @@ class Connector:
 
     # -- What is learnt, and told --------------------------------------------------------------------------------
 
-    def _failed(
-        self, exc: Exception, addresses: Sequence[AddressInfo], number: int, began: float, lease: object | None
-    ) -> None:
-        """Learn from a failed attempt. Raises the error to tell of, where that is not ``exc`` itself."""
-        record, opened = self.record, False
-        now = (record.loop or asyncio.get_running_loop()).time()
-        error = record.book.failed(exc, addresses, now, self.policy)
-        try:
-            if isinstance(error, NetworkError):
-                if error.elapsed is None:
-                    error.elapsed = now - began
-                opened = record.failed(error, now, self.policy, lease)
-            if self.observers:
-                self._tell(AttemptFailed(self._name, number, error, now - began))
-            if opened:
-                self._opened(now)
-            if error is not exc:
-                raise error from exc
-        finally:
-            # A frame that holds the exception whose traceback holds the frame would wait for the collector.
-            del error
+    def _failed(self, exc: Exception, number: int, began: float, now: float, lease: object | None) -> None:
+        opened = False
+        if isinstance(exc, NetworkError):
+            if exc.elapsed is None:
+                exc.elapsed = now - began
+            opened = self.record.failed(exc, now, self.policy, lease)
+        if self.observers:
+            self._tell(AttemptFailed(self._name, number, exc, now - began))
+        if opened:
+            self._opened(now)
 
-    def _won(self, info: AddressInfo, addresses: Sequence[AddressInfo], now: float) -> None:
-        if len(addresses) > 1:
-            self.record.book.won(info, addresses, now)
-        if not self.record.circuit.healthy:
-            since = self.record.circuit.since
-            if self.record.succeeded(now) and since is not None and self.observers:
-                self._tell(CircuitClosed(self._name, now - since))
+    def _recovered(self, now: float) -> None:
+        since = self.record.circuit.since
+        if self.record.succeeded(now) and since is not None and self.observers:
+            self._tell(CircuitClosed(self._name, now - since))
 
     def ended(self, ending: Ending, /) -> None:
         """One of the connections was ended by the peer or the network; called by the connection."""

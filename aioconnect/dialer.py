@@ -87,14 +87,12 @@ class DialOptions(NamedTuple):
     options: tuple[Option, ...] = ()
     local_addr: tuple[str, int] | None = None
     delay: float | None = 0.25
-    may_meet_itself: bool = True
-    """Whether a socket could be connected to itself, see `_settled`."""
 
 
 def dial_options(endpoint: Endpoint, *, for_loop: bool = True) -> DialOptions:
     """The socket options of an endpoint. Sockets ``for_loop`` are given TCP_NODELAY by the loop's own transport."""
     if endpoint.path is not None:
-        return DialOptions(delay=None, may_meet_itself=False)
+        return DialOptions(delay=None)
     options = _keepalive_options(endpoint.keepalive)
     if endpoint.user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         # Rounded first: 0.029 * 1000 is a little more than 29.
@@ -102,9 +100,7 @@ def dial_options(endpoint: Endpoint, *, for_loop: bool = True) -> DialOptions:
         options += ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds),)
     if endpoint.nodelay and not for_loop:
         options += ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
-    above = endpoint.srv is not None or any(target.port >= _LOWEST_EPHEMERAL_PORT for target in endpoint.targets)
-    may_meet_itself = above or endpoint.local_addr is not None
-    return DialOptions(options, endpoint.local_addr, endpoint.happy_eyeballs_delay, may_meet_itself)
+    return DialOptions(options, endpoint.local_addr, endpoint.happy_eyeballs_delay)
 
 
 def _keepalive_options(keepalive: Keepalive | None) -> tuple[Option, ...]:
@@ -162,7 +158,7 @@ one and a named one costs four times as much.
 """
 
 
-def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:  # noqa: C901  (each call of another costs)
+def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:
     """Make a socket and connect it as far as goes without waiting; one that failed is closed."""
     family, kind, proto, address, _ = info
     try:
@@ -186,10 +182,9 @@ def _begin(network: Any, info: AddressInfo, options: DialOptions) -> _Begun:  # 
             # Only now, for a socket that was refused needs none of it: 6 % of a refused dial over loopback. BSD has no
             # options for a socket that may have been reset meanwhile.
             phase = "socket"
-            for level, option, value in options.options:
-                sock.setsockopt(level, option, value)
+            _set_up(sock, options)
         if number in _CONNECTED:
-            return _settled(sock, address) if options.may_meet_itself else (sock, 0, "connect", None)
+            return _settled(sock, address, options)
         if number in _PENDING:
             return sock, number, "connect", None
     except OSError as exc:
@@ -216,17 +211,19 @@ def _bindable(address: tuple[str, int]) -> tuple[Any, ...]:
     return host, address[1], 0, int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
 
 
-def _settled(sock: socket.socket, address: tuple[Any, ...] | str) -> _Begun:
+def _settled(sock: socket.socket, address: tuple[Any, ...] | str, options: DialOptions) -> _Begun:
     """A connected socket, unless it is connected to itself; then it is closed.
 
     A dial to a port of the ephemeral range on this host may be given that very port to dial from, and TCP's
     simultaneous open (RFC 9293 section 3.5) then succeeds with nobody there. To ask for the local address costs 5 % of
     a connect on uvloop, and the ports of services are rarely of that range.
     """
+    if isinstance(address, str) or (address[1] < _LOWEST_EPHEMERAL_PORT and options.local_addr is None):
+        return sock, 0, "connect", None
     number, words = errno.ECONNREFUSED, None
     try:
         local = sock.getsockname()
-        if isinstance(address, str) or local[1] != address[1] or local != sock.getpeername():
+        if local[1] != address[1] or local != sock.getpeername():
             return sock, 0, "connect", None
         words = "connected to itself: nothing listens there"
     except OSError as exc:
@@ -348,8 +345,7 @@ class Dial:
             return
         begun: _Begun = None, outcome, "connect", None
         if outcome == 0:
-            address = self.addresses[number].sockaddr
-            begun = _settled(sock, address) if self.options.may_meet_itself else (sock, 0, "connect", None)
+            begun = _settled(sock, self.addresses[number].sockaddr, self.options)
         else:
             sock.close()
         self._account(number, begun, began)

@@ -244,12 +244,12 @@ class NetworkError(AioconnectError, OSError):
 
     def replace(self, **fields: Any) -> Self:
         """A new error of the same class with some fields changed; it has no traceback and no cause."""
-        fields = self.__dict__ | fields
-        fields.pop("_notes", None)
-        # As `_restore` does, which would be a call more.
-        new = self.__new__(type(self))
+        cls = type(self)
+        new = cls.__new__(cls)
+        # Not by __init__, which works out what is in the fields already.
         OSError.__init__(new, *self.args)
-        new.__dict__ = fields
+        new.__dict__ = self.__dict__ | fields
+        new.__dict__.pop("_notes", None)
         return new
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -259,7 +259,6 @@ class NetworkError(AioconnectError, OSError):
 def _restore(
     cls: type[NetworkError], args: tuple[Any, ...], fields: dict[str, Any], cause: BaseException | None
 ) -> NetworkError:
-    """An error with exactly these fields, without what `NetworkError.__init__` works out from its arguments."""
     new = cls.__new__(cls)
     OSError.__init__(new, *args)
     new.__dict__ = fields

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Generator
+import time
+from collections.abc import Awaitable, Callable, Generator
 from types import CoroutineType, coroutine
 from typing import Any, Literal, TypeVar
 
 from aioconnect.codes import Phase
 from aioconnect.errors import Address, ConnectTimeout
 
-__all__ = ("TICK", "Source", "Steps", "begun", "bounded", "in_time", "wait_until")
+__all__ = ("TICK", "Source", "Steps", "begun", "bounded", "clock_of", "in_time", "wait_until")
 
 T = TypeVar("T")
 
@@ -23,6 +24,12 @@ TICK = 0.002
 
 Steps = Generator[Any, Any, T]
 """An awaitable step by step: each is a send, and a StopIteration brings the result."""
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """A loop's clock, for who asks often. Around its own asyncio has a method that costs half as much again."""
+    asyncios = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+    return time.monotonic if asyncios else loop.time
 
 
 async def wait_until(future: asyncio.Future[Any], limit: float) -> bool:

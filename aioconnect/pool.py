@@ -68,7 +68,7 @@ class Acquiring(Borrower, Asking[Connection]):
     lending: Lending
 
     def __await__(self) -> Generator[Any, Any, Connection]:
-        if self.task is not None:
+        if self.entry is not None:
             raise RuntimeError("this was awaited before; call acquire() for each connection")
         lending = self.lending
         return lending.lend_again(self) if lending.books.idle else lending.lend_later(self)
@@ -165,7 +165,7 @@ class Pool:
         acquiring = Acquiring()
         acquiring.lending = self._lending
         acquiring.timeout = timeout
-        acquiring.coroutine = acquiring.entry = acquiring.task = None
+        acquiring.coroutine = acquiring.entry = None
         caller = sys._getframe(1)  # noqa: SLF001  (cheaper than `inspect`, by far)
         acquiring.code = caller.f_code
         acquiring.instruction = caller.f_lasti
@@ -177,7 +177,7 @@ class Pool:
         Raises RuntimeError for a connection that is not lent by this pool; nothing has changed then.
         """
         entry = self._books.entries.get(connection)
-        if entry is None or entry.borrower is None:
+        if entry is None or entry.borrower is None or entry.borrower.entry is not entry:
             raise RuntimeError(f"{connection!r} is not lent: it was given back before, or is another pool's")
         self._lending.give_back(entry)
 

@@ -38,18 +38,18 @@ class _Task(Protocol):
 
 
 class Borrower:
-    """Who asks for a connection, and where in the code."""
+    """Who asks for a connection, where in the code, and for how long."""
 
     __slots__ = ("began", "code", "deadline", "dialing", "entry", "instruction", "task", "timeout")
 
     code: CodeType
     instruction: int
     task: _Task | None
-    """``None`` before."""
     timeout: float | None
-    entry: Entry | None
-    """What was lent to it."""
-    # Of one who has to wait.
+    """Seconds, if it is not the policy's."""
+    entry: Entry | Literal["asking"] | None
+    """What it has, or had; ``None`` before it asks."""
+    # Of one who was not served at once.
     began: float
     deadline: float
     dialing: float
@@ -86,13 +86,13 @@ class Books:
 
     __slots__ = (
         "_dialing_since",
-        "at_once",
         "closed",
         "connecting",
         "created",
         "dialed",
         "entries",
         "idle",
+        "lent_at_once",
         "limits",
         "shed",
         "timeouts",
@@ -102,7 +102,7 @@ class Books:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.at_once = self.created = self.waited = self.timeouts = self.shed = 0
+        self.lent_at_once = self.created = self.waited = self.timeouts = self.shed = 0
         self.wait_time = 0.0
         self.closed: dict[Ended, int] = {}
         self.forget()
@@ -117,8 +117,12 @@ class Books:
 
     @property
     def acquired(self) -> int:
-        """Connections lent: to those who had to wait for somebody else to give one back, and at once."""
-        return self.at_once + self.waited
+        """Connections lent, at once and from the line."""
+        return self.lent_at_once + self.waited
+
+    def has(self, entry: Entry) -> bool:
+        """Whether this one is in the books, and not of a loop that was closed, or parted from."""
+        return self.entries.get(entry.connection) is entry
 
     @property
     def open(self) -> int:
@@ -187,7 +191,7 @@ class Books:
         entry.borrower = borrower
         entry.since = now
         entry.connection.is_clean = False
-        self.at_once += 1
+        self.lent_at_once += 1
 
     def part(self, entry: Entry, reason: Ended) -> None:
         """It is none of the pool's any more; it was not idle, or has been taken from there."""

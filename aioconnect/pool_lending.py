@@ -13,7 +13,7 @@ import asyncio
 import functools
 import math
 import os
-from asyncio import current_task
+from asyncio import _get_running_loop, current_task  # none, where asyncio's public one raises
 from collections.abc import Callable, Generator
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from aioconnect import logs
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errors import Holder, NetworkError, PoolClosed, PoolFull, PoolState, PoolTimeout
-from aioconnect.limits import TICK, wait_until
+from aioconnect.limits import TICK, clock_of, wait_until
 from aioconnect.pool_books import Books, Borrower, Ended, Entry
 from aioconnect.pool_dialing import Dialing, Task, Tasks
 from aioconnect.pool_hooks import Hook, is_content
@@ -31,7 +31,7 @@ from aioconnect.pool_line import Line
 __all__ = ("Lending", "Settings")
 
 # Seconds. What was in use just now is lent again without asking the kernel, to whom alone shows a FIN that came while
-# the loop was busy, and whether this is a child of the process that it was: no fork is as quick as that.
+# the loop was busy; and for so long the process is taken to be the same, for what runs in a fork comes later.
 _JUST_NOW = 0.0005
 _CHECK_AFTER = 1.0
 _CLOSING = 5.0
@@ -62,7 +62,7 @@ class Lending:
         self.books = books
         self.max_waiting, self.timeout, self.check, self.reset, self.hook_timeout, self.fails_fast = settings
         self.closed = False
-        self._may_refuse = self.fails_fast or self.max_waiting is not None
+        self._picky = self.fails_fast or self.max_waiting is not None
         self._record = connector.record
         self._losses = connector.losses
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,19 +82,22 @@ class Lending:
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The running loop, which the pool belongs to from its first use until that loop is closed."""
+        process = os.getpid()
+        if self._loop is not None and not self._loop.is_closed() and process != self._process:
+            raise self._elsewhere("the process before the fork; make one in each process")
         loop = asyncio.get_running_loop()
-        forked = os.getpid() != self._process
-        if loop is self._loop and not forked:
-            self._sure_until = loop.time() + _JUST_NOW
-            return loop
-        if self._loop is not None:
-            if not self._loop.is_closed():
-                other = "the process before the fork; make one in each process" if forked else "another event loop"
-                raise RuntimeError(f"the pool of {self.connector.endpoint.place} belongs to {other}")
-            self._begin_anew()
-        self._loop, self._now, self._thread, self._process = loop, loop.time, get_ident(), os.getpid()
-        self.dials.fill()
+        if loop is not self._loop:
+            if self._loop is not None:
+                if not self._loop.is_closed():
+                    raise self._elsewhere("another event loop")
+                self._begin_anew()
+            self._loop, self._now, self._thread, self._process = loop, clock_of(loop), get_ident(), process
+            self.dials.fill()
+        self._sure_until = loop.time() + _JUST_NOW
         return loop
+
+    def _elsewhere(self, owner: str) -> RuntimeError:
+        return RuntimeError(f"the pool of {self.connector.endpoint.place} belongs to {owner}")
 
     # -- Lending -------------------------------------------------------------------------------------------------
 
@@ -103,11 +106,11 @@ class Lending:
 
         So this, `lend_later` and `give_back` do by themselves what `Books` and `Line` could do for them.
         """
-        task = current_task(self._loop) if get_ident() == self._thread else None
-        books = self.books
-        if task is not None and books.idle:
+        idle = self.books.idle
+        # Not by the running loop, as in `lend_later`: on CPython 3.11 that is a system call, a tenth of it all.
+        if idle and get_ident() == self._thread and (task := current_task(self._loop)) is not None:
             now = self._now()
-            entry = books.idle[-1]
+            entry = idle[-1]
             connection = entry.connection
             if (
                 now - entry.since <= _JUST_NOW
@@ -115,8 +118,8 @@ class Lending:
                 and self._record.losses == self._losses
                 and connection.is_sound()
             ):
-                books.idle.pop()
-                books.at_once += 1
+                idle.pop()
+                self.books.lent_at_once += 1
                 borrower.task = task
                 borrower.entry = entry
                 entry.borrower = borrower
@@ -128,31 +131,36 @@ class Lending:
     def lend_later(self, borrower: Borrower) -> Generator[Any, Any, Connection]:
         """Whichever comes first: one that is idle and well, one that somebody gives back, one that is dialed."""
         loop = self._loop
-        task = current_task(loop) if get_ident() == self._thread else None
-        if loop is None or task is None:
+        if loop is None or _get_running_loop() is not loop:
             loop = self.bind()
-            task = current_task(loop)
-        borrower.task = task
+        borrower.entry = "asking"
+        borrower.task = current_task(loop)
         borrower.began = now = self._now()
         if now > self._sure_until:
             self.bind()
-        borrower.deadline = deadline = now + (self.timeout if borrower.timeout is None else borrower.timeout)
         books, line = self.books, self.line
+        borrower.deadline = deadline = now + (self.timeout if borrower.timeout is None else borrower.timeout)
         borrower.dialing = books.dialing(now) if books.connecting else books.dialed
-        looked = bool(books.idle)
-        if looked and (entry := (yield from self._idle(borrower).__await__())) is not None:
-            return entry.connection
-        if self._may_refuse:
-            self._refuse(borrower)
-        place: asyncio.Future[Connection] = loop.create_future()
-        # Those who came while a connection was checked for this one, in vain, stand behind it.
-        (line.places.appendleft if looked else line.places.append)((place, borrower))
-        if deadline < line.rings_at:
-            line.ring_at(deadline, loop)
-        if len(books.entries) < books.limits.max_size:
-            self.dials.fill()
+        place: asyncio.Future[Entry] | None = None
         try:
-            return (yield from place)
+            early = False
+            if books.idle:
+                if (found := (yield from self._idle(borrower).__await__())) is not None:
+                    return found.connection
+                early = True
+            if self.closed or self._picky:
+                self._let_wait(borrower)
+            place = loop.create_future()
+            if early:
+                line.join_early(place, borrower)
+            else:
+                line.places.append((place, borrower))
+            if deadline < line.rings_at:
+                line.ring_at(deadline, loop)
+            if len(books.entries) < books.limits.max_size:
+                self.dials.fill()
+            borrower.entry = entry = yield from place
+            return entry.connection
         except BaseException:
             self._gave_up(borrower, place)
             raise
@@ -160,8 +168,8 @@ class Lending:
             # It holds the exception whose traceback holds this frame: that would wait for the collector.
             del place
 
-    def _refuse(self, borrower: Borrower) -> None:
-        """Raise what keeps somebody from waiting, if anything does."""
+    def _let_wait(self, borrower: Borrower) -> None:
+        """Into the line. Raises what keeps somebody out, if anything does."""
         books, line, most = self.books, self.line, self.max_waiting
         if self.closed:
             raise self._is_closed()
@@ -176,12 +184,16 @@ class Lending:
         self.books.timeouts += 1
         return self._refusal(PoolTimeout, borrower, waiting)
 
-    def _gave_up(self, borrower: Borrower, place: asyncio.Future[Connection]) -> None:
-        if borrower.entry is not None:
-            # Served and cancelled in the same turn: what was on its way goes to the next.
-            self.give_back(borrower.entry)
-        elif not place.done() or place.cancelled():
+    def _gave_up(self, borrower: Borrower, place: asyncio.Future[Entry] | None) -> None:
+        # Its task holds the exception by which it may end, whose traceback leads here.
+        borrower.task = None
+        if place is None:
+            return
+        if not place.done() or place.cancelled():
             self.line.leave(place)
+        elif place.exception() is None and self.books.has(entry := place.result()):
+            # Served and cancelled in the same turn: what was on its way goes to the next.
+            self.give_back(entry)
 
     async def _idle(self, borrower: Borrower) -> Entry | None:
         """An idle connection that is well."""
@@ -224,7 +236,8 @@ class Lending:
 
     def leave(self, entry: Entry, borrower: Borrower, *, failed: bool) -> None:
         """A lease ends with its block. Raises RuntimeError if it had ended before, unless there is more to hear of."""
-        if entry.borrower is not borrower:
+        if entry.borrower is not borrower or not self.books.has(entry):
+            # Where the loop was closed meanwhile, it is in no books any more.
             if not failed:
                 raise RuntimeError(f"{entry.connection!r} was given back before the end of its block")
         elif failed and not entry.connection.is_clean:
@@ -232,30 +245,33 @@ class Lending:
         else:
             self.give_back(entry)
 
-    def give_back(self, entry: Entry, *, tidied: bool = False) -> None:
-        """A lease has ended in good order: it goes to the first in line, or is idle if nobody waits."""
-        if self._record.losses != self._losses:
-            self._suspect()
+    def give_back(self, entry: Entry, *, ready: bool = False) -> None:
+        """A lease has ended in good order: the connection goes to the first in line, or is idle if nobody waits.
+
+        ``ready``: it comes from no lease, but from a dial or from the ``reset`` hook.
+        """
         now = self._now()
         entry.borrower = None
         places = self.line.places
         if now >= entry.expires:
             return self._end(entry, entry.doom or "lifetime")
-        if self.reset is not None and not tidied:
+        if self.reset is not None and not ready:
             return self._tidy_up(self.reset, entry, now)
-        if places and not entry.connection.is_sound():
-            return self._end(entry, "stale")
+        if places or ready:
+            if self._record.losses != self._losses:
+                self._suspect()
+            if entry.doom is not None or not entry.connection.is_sound():
+                return self._end(entry, entry.doom or "stale")
         books = self.books
         while places:
             place, borrower = places.popleft()
             if not place.done():
                 books.waited += 1
                 books.wait_time += now - borrower.began
-                borrower.entry = entry
                 entry.borrower = borrower
                 entry.since = now
                 entry.connection.is_clean = False
-                return place.set_result(entry.connection)
+                return place.set_result(entry)
         entry.since = now
         books.idle.append(entry)
         if self._sweep is None or entry.expires < self._sweep_due:
@@ -269,7 +285,7 @@ class Lending:
 
     def _reset(self, entry: Entry, task: Task) -> None:
         if entry.doom is None and not task.cancelled() and task.result():
-            self.give_back(entry, tidied=True)
+            self.give_back(entry, ready=True)
         else:
             self._end(entry, entry.doom or "reset")
 
@@ -296,7 +312,7 @@ class Lending:
     def _admit(self, connection: Connection, now: float) -> None:
         entry = self.books.admit(connection, now)
         connection.when_lost(functools.partial(self._lost, entry))
-        self.give_back(entry, tidied=True)
+        self.give_back(entry, ready=True)
         # There may be one more than `min_size` now, so that another one may go: also one that is in use now, for nobody
         # thinks of that when it comes back.
         self._sweep_at(min(self.books.next_due(), self.books.shrinks(now)))
@@ -367,7 +383,7 @@ class Lending:
     async def aclose(self, grace: float) -> tuple[Holder, ...]:
         """Close, and abort after ``grace`` seconds; who had to be left behind."""
         if self._loop is None:
-            self._close_doors()
+            self.closed = True
             return ()
         loop = self.bind()
         self._shut()
@@ -383,13 +399,10 @@ class Lending:
             await asyncio.wait(self.tasks.running, timeout=_UNWINDING)
         return stragglers
 
-    def _close_doors(self) -> None:
-        self.closed = self._may_refuse = True
-
     def _shut(self) -> None:
         if self.closed:
             return
-        self._close_doors()
+        self.closed = True
         self.line.close()
         if self._sweep is not None:
             self._sweep.cancel()

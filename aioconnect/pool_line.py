@@ -7,9 +7,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from aioconnect.connection import Connection
 from aioconnect.limits import TICK
-from aioconnect.pool_books import Borrower
+from aioconnect.pool_books import Borrower, Entry
 
 __all__ = ("Line",)
 
@@ -17,13 +16,13 @@ __all__ = ("Line",)
 class Line:
     """There is one timer, set to the first deadline of all, so whoever is served before costs it nothing.
 
-    Who was cancelled stays where he is and is passed over; when half of them are such, they are cleared away.
+    Who was cancelled stays where he is and is passed over; when about half of them are such, they are cleared away.
     """
 
     __slots__ = ("_gone", "_refusal", "_timer", "places", "rings_at")
 
     def __init__(self, refusal: Callable[[Borrower, int], Exception]) -> None:
-        self.places: deque[tuple[asyncio.Future[Connection], Borrower]] = deque()
+        self.places: deque[tuple[asyncio.Future[Entry], Borrower]] = deque()
         """To be passed over if done: whoever had it was cancelled, or refused."""
         self._refusal = refusal
         self._gone = 0
@@ -45,7 +44,12 @@ class Line:
             found += not place.done()
         return found
 
-    def leave(self, place: asyncio.Future[Connection]) -> None:
+    def join_early(self, place: asyncio.Future[Entry], borrower: Borrower) -> None:
+        """Stand before those who have come later, while this one saw to something in vain."""
+        behind = sum(1 for _, other in reversed(self.places) if other.began > borrower.began)
+        self.places.insert(len(self.places) - behind, (place, borrower))
+
+    def leave(self, place: asyncio.Future[Entry]) -> None:
         """Somebody goes away unserved."""
         place.cancel()
         self._gone += 1
@@ -57,16 +61,12 @@ class Line:
         while self.places:
             place, _ = self.places.popleft()
             if not place.done():
-                _refuse(place, error())
+                _fail(place, error())
 
     def close(self) -> None:
         """Nobody will join any more."""
         if self._timer is not None:
             self._timer.cancel()
-
-    def _clear_away(self) -> None:
-        self._gone = 0
-        self.places = deque(each for each in self.places if not each[0].done())
 
     def ring_at(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
         """Refuse those who are late by then."""
@@ -75,20 +75,24 @@ class Line:
         self.rings_at = deadline
         self._timer = loop.call_at(deadline, self._ring, loop)
 
+    def _clear_away(self) -> None:
+        self._gone = 0
+        self.places = deque(each for each in self.places if not each[0].done())
+
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, self.rings_at = None, math.inf
         now = loop.time() + TICK
         late = [each for each in self.places if each[1].deadline <= now and not each[0].done()]
         waiting = self.waiting
         for place, borrower in late:
-            _refuse(place, self._refusal(borrower, waiting))
+            _fail(place, self._refusal(borrower, waiting))
         self._clear_away()
         deadline = min((borrower.deadline for _, borrower in self.places), default=math.inf)
         if deadline < math.inf:
             self.ring_at(deadline, loop)
 
 
-def _refuse(place: asyncio.Future[Connection], error: Exception) -> None:
+def _fail(place: asyncio.Future[Entry], error: Exception) -> None:
     place.set_exception(error)
     # Seen: nobody is to complain if it is not taken, because its caller was cancelled at that moment.
     place.exception()

@@ -356,37 +356,19 @@ async def test_connected_to_itself_is_a_refusal(silent: float) -> None:
 
 
 @virtual
-@pytest.mark.parametrize("silent", [0.0, 1.0], ids=["at once", "later"])
 @pytest.mark.parametrize(("local_addr", "met"), [(None, False), (("127.0.0.1", 80), True)], ids=["any", "the same"])
 async def test_below_the_ephemeral_ports_only_a_local_address_leads_back_here(
-    local_addr: tuple[str, int] | None, met: bool, silent: float
+    local_addr: tuple[str, int] | None, met: bool
 ) -> None:
-    network = Network.of_loop({"127.0.0.1": ok(silent)})
-    options = dial_options(Endpoint("127.0.0.1", 80, local_addr=local_addr))
+    network = Network.of_loop({"127.0.0.1": ok(0.0)})
     with mock.patch("tests.support.network.SimulatedSocket.getsockname", return_value=("127.0.0.1", 80)):
-        dialing = dial_addresses(infos("127.0.0.1", port=80), options)
+        dialing = dial_addresses(infos("127.0.0.1", port=80), DialOptions(local_addr=local_addr))
         if met:
             with pytest.raises(errors.ConnectRefused, match="connected to itself"):
                 await dialing
         else:
             (await dialing)[0].close()
     assert network.open == []
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "may"),
-    [
-        (Endpoint("db", 80), False),
-        (Endpoint("db", 65535), True),
-        (Endpoint(targets=[("db", 80), ("db", 65535)]), True),
-        (Endpoint("db", 80, local_addr=("127.0.0.1", 0)), True),
-        (Endpoint.parse("srv+tcp://_redis._tcp.example.org"), True),
-        (Endpoint(path="/run/app.sock"), False),
-    ],
-    ids=str,
-)
-def test_who_may_be_connected_to_itself(endpoint: Endpoint, may: bool) -> None:
-    assert dial_options(endpoint).may_meet_itself is may
 
 
 @virtual
@@ -555,6 +537,4 @@ async def test_a_malformed_address_of_a_resolver_is_its_bug(server: socket.socke
 
 
 def test_nothing_is_to_be_set_on_a_unix_socket() -> None:
-    assert dial_options(Endpoint(path="/run/app.sock"), for_loop=False) == DialOptions(
-        delay=None, may_meet_itself=False
-    )
+    assert dial_options(Endpoint(path="/run/app.sock"), for_loop=False) == DialOptions(delay=None)

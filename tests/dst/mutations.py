@@ -204,8 +204,8 @@ MUTATIONS: dict[str, Mutation] = {
     "connector: a cancelled attempt keeps its slot": _in(
         "connector",
         (
-            "        finally:\n            gate.leave(lease)\n",
-            "        except GeneratorExit:\n            raise\n        if True:\n            gate.leave(lease)\n",
+            "            error = None  # its traceback holds this frame\n            gate.leave(lease)\n",
+            "            if error is not None or result is not None:\n                gate.leave(lease)\n",
         ),
     ),
     "connector: a budget that fails others ends a pool's dials": _in(
