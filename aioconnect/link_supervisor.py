@@ -2,7 +2,7 @@
 
 A supervisor that is asked for something has one task: it pauses, has its connector make one attempt, holds what that
 gives until it is over, and begins anew. What may happen stands in `link_states.TRANSITIONS`, when to try again is
-decided by `link_schedule`, and signs of life are the work of `heartbeat`.
+decided by `schedule`, and signs of life are the work of `heartbeat`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from aioconnect.errors import AlreadyClosed, Attempt, ConnectError, ConnectTimeo
 from aioconnect.events import Event, GaveUp, LinkStateChanged, Retrying, tell
 from aioconnect.heartbeat import Heartbeat, Pulse, ended, unwatch, watch
 from aioconnect.limits import foreign
-from aioconnect.link_schedule import Schedule
 from aioconnect.link_states import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE, LinkState, follow
+from aioconnect.schedule import Schedule
 
 __all__ = ("Supervisor",)
 
@@ -188,7 +188,6 @@ class Supervisor:
         kept = self._kept = _Kept(connection)
         self._proven = True
         self.last_error = None
-        self._schedule.connected(self._now())
         lost = functools.partial(self._lost, kept)
         alive = watch(connection, lost)
         connection.when_lost(lost)
@@ -218,7 +217,7 @@ class Supervisor:
         kept.calm()
         self.last_error = error = _reason(kept.connection)
         try:
-            self._schedule.lost(error, self._now(), self.connector.circuit)
+            self._schedule.lost(error, kept.made, self._now(), self.connector.circuit)
         except Exception as exc:  # noqa: BLE001  (out of the policy's wait; the streams have yet to hear of the loss)
             self._end(exc)
             return
@@ -277,7 +276,7 @@ class Supervisor:
         kept, self._kept = self._kept, None
         if kept is not None:
             if not kept.lost:
-                self._schedule.left(self._now())
+                self._schedule.left(kept.made, self._now())
             kept.drop()
         if self._task is not None:
             self._task.cancel()
@@ -435,11 +434,13 @@ class Supervisor:
 class _Kept:
     """A connection that a link holds."""
 
-    __slots__ = ("connection", "lost", "over", "pulse", "taken")
+    __slots__ = ("connection", "lost", "made", "over", "pulse", "taken")
 
     def __init__(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
         self.connection = connection
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.made = loop.time()
+        self.over: asyncio.Future[None] = loop.create_future()
         self.lost = False
         self.taken = False
         """Whether it is in the hands of the consumer."""

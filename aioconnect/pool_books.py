@@ -64,10 +64,11 @@ class Borrower:
 class Entry:
     """A connection of the pool."""
 
-    __slots__ = ("borrower", "connection", "doom", "expires", "since")
+    __slots__ = ("borrower", "connection", "doom", "expires", "made", "since")
 
-    def __init__(self, connection: Connection, expires: float) -> None:
+    def __init__(self, connection: Connection, made: float, expires: float) -> None:
         self.connection = connection
+        self.made = made
         self.expires = expires
         self.since = 0.0
         """When it went idle, or was lent."""
@@ -182,7 +183,7 @@ class Books:
         lifetime = self.limits.max_lifetime
         if lifetime < math.inf:
             lifetime -= self.limits.uniform(0, lifetime / 10)
-        entry = self.entries[connection] = Entry(connection, now + lifetime)
+        entry = self.entries[connection] = Entry(connection, now, now + lifetime)
         return entry
 
     def lend(self, entry: Entry, borrower: Borrower, now: float) -> None:

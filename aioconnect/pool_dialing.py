@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,9 +14,10 @@ from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errnoset import STARTING
 from aioconnect.errors import NetworkError
-from aioconnect.limits import foreign, wait_until
+from aioconnect.limits import TICK, foreign, wait_until
 from aioconnect.pool_books import Books
 from aioconnect.pool_line import Line
+from aioconnect.schedule import Schedule
 
 __all__ = ("Dialing", "Task", "Tasks")
 
@@ -71,6 +73,10 @@ class Dialing:
         self._given_up = 0
         """Dials that were told so and have yet to end."""
         self._again: asyncio.TimerHandle | None = None
+        self._schedule = Schedule(connector.policy, connector.stable_after)
+        self._rests_until = math.inf
+        self.dead: NetworkError | None = None
+        """What was wrong with the last connection, if it came to nothing."""
         self._closed = False
 
     def fill(self) -> None:
@@ -80,9 +86,48 @@ class Dialing:
         failing = self._connector.circuit.failures > 0
         # Whoever expects a service to come up waits for one that is starting, too.
         dialer = self._patient if self._expecting else self._dialer
-        for _ in range(self._books.dials_due(self._in_line, self._least, failing=failing)):
-            self._books.dial_begins(asyncio.get_running_loop().time())
+        due = self._books.dials_due(self._in_line, self._least, failing=failing)
+        now = asyncio.get_running_loop().time()
+        if due > 0 and now < self._schedule.resume_at:
+            self._rest(now)
+            return
+        for _ in range(due):
+            self._books.dial_begins(now)
             self._tasks.start(dialer.connect(wait=True), self._dialed)
+
+    def parted(self, made: float, dead: NetworkError | None) -> None:
+        """A connection that was made then is none of the pool's any more: found ``dead``, or not.
+
+        One that was dead before long came to nothing, like a failed dial, and the next ones wait: a peer that hangs up,
+        or talks out of turn, would else be dialed as fast as the loop can.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            if dead is None:
+                self._schedule.left(made, loop.time())
+            else:
+                self._schedule.lost(dead, made, loop.time(), self._connector.circuit)
+        except Exception as exc:  # noqa: BLE001  (out of the policy's wait; nobody is there to raise it in)
+            wait = self._connector.policy.wait
+            loop.call_exception_handler({"message": f"{wait!r} raised", "exception": exc})
+        if not self._schedule.failures:
+            self.dead = None
+        elif dead is not None:
+            self.dead = dead
+
+    def _rest(self, now: float) -> None:
+        """Look again when the pause is over, or when `Connector.retry_now` ends it."""
+        until = self._schedule.resume_at
+        if until < self._rests_until:
+            self._rests_until = until
+            self._tasks.start(self._connector.record.rest(until - now), functools.partial(self._rested, until))
+
+    def _rested(self, until: float, _task: Task) -> None:
+        if until <= self._rests_until:
+            self._rests_until = math.inf
+        if asyncio.get_running_loop().time() < until - TICK:
+            self._schedule.resume()
+        self.fill()
 
     async def expect(self, count: int, deadline: float) -> bool:
         """Wait until so many connections are open: whether they were in time. Raises what is not retried."""

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from aioconnect import logs
 from aioconnect.connection import Connection
 from aioconnect.connector import Connector
-from aioconnect.errors import Holder, NetworkError, PoolClosed, PoolFull, PoolState, PoolTimeout
+from aioconnect.errors import Holder, NetworkError, PoolClosed, PoolFull, PoolState, PoolTimeout, typed
 from aioconnect.limits import TICK, clock_of, wait_until
 from aioconnect.pool_books import Books, Borrower, Ended, Entry
 from aioconnect.pool_dialing import Dialing, Task, Tasks
@@ -40,6 +40,8 @@ _HURRY = 0.01
 
 _NAMED = 5
 _IN_ORDER = frozenset[Ended]({"idle", "lifetime", "drained", "closed"})
+_DEAD = frozenset[Ended]({"stale", "lost"})
+_OF_NO_USE = "closed, or with something to read, before it was lent"
 
 
 class Settings(NamedTuple):
@@ -299,6 +301,8 @@ class Lending:
             self.tasks.start(entry.connection.aclose(_CLOSING))
         else:
             entry.connection.abort()
+        dead = typed("ECONNRESET", "use", strerror=_OF_NO_USE) if reason in _DEAD else None
+        self.dials.parted(entry.made, dead)
         self.dials.fill()
         self._depart()
 
@@ -448,7 +452,7 @@ class Lending:
             holders=books.holders(now, borrower.task, _NAMED),
         )
         error = cls(text, endpoint=self.connector.endpoint.place, elapsed=now - borrower.began, pool=state)
-        error.__cause__ = self.connector.circuit.last_error
+        error.__cause__ = self.connector.circuit.last_error or self.dials.dead
         return error
 
     def _refuse_if_open(self, now: float) -> None:

@@ -27,7 +27,7 @@ LAYERS = (
     ("errnoset", "backoff", "hosts", "urls", "logs", "breaker", "budget", "lookups", "chance"),
     ("endpoint", "gate", "srv"),
     ("retrying",),
-    ("policy", "tls", "resolver", "race", "health", "link_schedule"),
+    ("policy", "tls", "resolver", "race", "health", "schedule"),
     ("dialer", "connection", "handover", "addresses"),
     ("record", "heartbeat"),
     ("connector",),
@@ -54,7 +54,7 @@ PROGRAMS = frozenset({"cli", "__main__", "testing", "simulation"})
 # Decisions: they take `now` as an argument and do no input or output. Of modules that could do some they
 # may use the exceptions and the constants.
 PURE = frozenset(
-    "codes explanations explaining errors errnoset backoff race breaker budget health chance link_states link_schedule "
+    "codes explanations explaining errors errnoset backoff race breaker budget health chance link_states schedule "
     "pool_books".split()
 )
 IMPURE = frozenset("asyncio concurrent selectors socket ssl subprocess threading _thread".split())
@@ -107,9 +107,11 @@ def imports_are_not_hidden(module: Module) -> Iterator[str]:
 
 
 def time_and_chance_come_from_outside(module: Module) -> Iterator[str]:
-    """Time is the loop's; chance is an argument that `backoff` and `addresses` have a default for."""
+    """Time is the loop's, whose clock `limits` finds; chance an argument that `backoff` and `addresses` have a default
+    for.
+    """
     for each in module.imports():
-        if each.module == "time" and module.unit not in PROGRAMS:
+        if each.module == "time" and module.unit not in PROGRAMS | {"limits"}:
             yield f"{each.line}: time is the loop's: loop.time()"
         if each.module in {"random", "secrets"} and module.unit not in PROGRAMS | {"backoff", "addresses"}:
             yield f"{each.line}: only backoff and addresses have a source of chance"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import pickle
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from aioconnect import (
     Connection,
     Connector,
     ConnectRefused,
+    Endpoint,
     Event,
     NotReady,
     Policy,
@@ -31,7 +34,8 @@ from aioconnect.errors import ConnectError, PoolClosed, PoolFull
 from aioconnect.events import GaveUp
 from aioconnect.testing.cancel import cancel_everywhere
 from tests.support.clock import virtual
-from tests.support.listeners import closed_port
+from tests.support.listeners import closed_port, listening
+from tests.support.network import SILENT, Network
 from tests.support.pools import books_are_right, echo, hello, lines, pool_of, settled
 
 NOWHERE = "127.0.0.1:1"
@@ -260,6 +264,20 @@ async def test_two_tasks_that_share_one_do_not_share_a_connection() -> None:
         with pytest.raises(RuntimeError, match=r"call acquire\(\) for each"):
             await second
         assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
+
+
+async def test_given_back_twice_in_one_turn() -> None:
+    """By then it is on its way to the next, who must not lose it."""
+    async with lines() as server, pool_of(server, max_size=1) as pool:
+        conn = await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        await turns(2)
+        pool.release(conn)
+        with pytest.raises(RuntimeError, match="given back before"):
+            pool.release(conn)
+        assert await waiting is conn
+        books_are_right(pool)
+        pool.release(conn)
 
 
 # B. Queueing and limits
@@ -1199,6 +1217,80 @@ async def test_a_child_that_goes_on_with_the_same_loop_gets_none_of_its_parents_
         os.close(read)
         asking[1].close()
         assert said.count("belongs to the process before the fork") == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_child_does_not_stand_in_its_parents_line() -> None:
+    async with lines() as server, pool_of(server, max_size=1) as pool, pool.acquire():
+        child = os.fork()
+        if child == 0:
+            try:
+                pool.acquire(0.5).__await__().send(None)
+            except RuntimeError as error:
+                os._exit(0 if "before the fork" in str(error) else 2)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_connection_of_a_closed_loop_is_not_lent_in_the_next() -> None:
+    """It was on its way to somebody whose loop never ran again, and who gives it back when he is collected."""
+    with listening() as server:
+        pool = Pool(Connector(Endpoint(*server.getsockname())), max_size=1)
+        first = asyncio.new_event_loop()
+        first.set_exception_handler(lambda *_: None)
+        held = [first.run_until_complete(first.create_task(pool.acquire()))]
+        waiting = [first.create_task(pool.acquire())]
+        first.run_until_complete(turns(3))
+        first.call_soon(lambda: (pool.release(held[0]), first.stop()))
+        first.run_forever()
+        first.close()
+
+        async def second() -> None:
+            async with pool.acquire() as other:
+                waiting.clear()
+                gc.collect()
+                assert other is not held[0]
+                assert (pool.stats().idle, pool.stats().in_use) == (0, 1)
+            assert (pool.stats().idle, pool.stats().in_use) == (1, 0)
+            await pool.aclose()
+
+        asyncio.run(second())
+        held.clear()
+        gc.collect()
+
+
+@virtual
+@pytest.mark.parametrize("way", ["late", "full"])
+async def test_a_task_that_ends_by_an_error_leaves_no_cycle(way: str) -> None:
+    Network.of_loop({"10.0.0.1": SILENT})
+    pool = Pool(Connector("10.0.0.1:80"), max_waiting=None if way == "late" else 0, max_size=1)
+
+    async def ask() -> None:
+        async with pool.acquire(1.0):
+            pass
+
+    async def failed() -> weakref.ref[BaseException]:
+        task = asyncio.create_task(ask())
+        await asyncio.wait([task])
+        error = task.exception()
+        assert isinstance(error, PoolTimeout if way == "late" else PoolFull)
+        return weakref.ref(error)
+
+    async with pool:
+        other = asyncio.create_task(pool.acquire()) if way == "full" else None
+        await asyncio.sleep(0)
+        gc.disable()
+        try:
+            assert (await failed())() is None
+        finally:
+            gc.enable()
+        if other is not None:
+            other.cancel()
+            await asyncio.wait([other])
 
 
 @pytest.mark.parametrize("raised", [asyncio.CancelledError, type("Aborted", (BaseException,), {})])

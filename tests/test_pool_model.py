@@ -104,11 +104,19 @@ async def test_connects_at_a_dead_server_are_those_of_the_schedule(network: Netw
         books_are_right(pool)
 
 
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def speak_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As many protocols do; the pool cannot lend a connection with an unread greeting, and has no ``prepare``."""
+    writer.write(b"220 hello\r\n")
+    await reader.read()
+    writer.close()
+
+
 @virtual
 async def test_a_server_that_accepts_and_hangs_up_is_met_by_the_schedule_too(network: Network) -> None:
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
     server = network.serve(PLACE, 80, hang_up)
     connector = Connector(f"{PLACE}:80", policy(seed=2))
     async with Pool(connector, min_size=3) as pool:
@@ -122,6 +130,85 @@ async def test_a_server_that_accepts_and_hangs_up_is_met_by_the_schedule_too(net
         await asyncio.gather(*(caller() for _ in range(50)))
         assert server.accepted <= 100
         books_are_right(pool)
+
+
+@pytest.mark.parametrize("peer", [hang_up, speak_first])
+@pytest.mark.parametrize("shared", [True, False], ids=["circuit", "no circuit"])
+@pytest.mark.parametrize("stable_after", [0.0, 1.0])
+@virtual
+async def test_connections_of_no_use_are_not_made_without_a_pause(
+    network: Network, peer: Any, shared: bool, stable_after: float
+) -> None:
+    server = network.serve(PLACE, 80, peer)
+    breaker = CircuitBreaker() if shared else None
+    connector = Connector(f"{PLACE}:80", policy(seed=4, breaker=breaker), stable_after=stable_after)
+    async with Pool(connector, min_size=3) as pool:
+        # Two hundred in line, who would have the pool dial without end.
+        outcomes = await asyncio.gather(*(call(pool, b"word", 30) for _ in range(200)), return_exceptions=True)
+        late = [each for each in outcomes if isinstance(each, PoolTimeout)]
+        assert len(late) > 150
+        assert late[0].__cause__ is not None
+        # A few at once, then one for each wait of the schedule, and one for each who got a connection for a moment.
+        assert server.accepted <= 60 + len(outcomes) - len(late)
+        books_are_right(pool)
+
+
+@virtual
+async def test_one_that_speaks_first_is_not_ready(network: Network) -> None:
+    network.serve(PLACE, 80, speak_first)
+    async with Pool(Connector(f"{PLACE}:80", policy(seed=5))) as pool:
+        with pytest.raises(PoolTimeout, match="with something to read, before it was lent"):
+            await call(pool, b"word", 3)
+
+
+@virtual
+async def test_the_pause_after_connections_of_no_use_ends_when_told(network: Network) -> None:
+    is_well = False
+
+    async def recovering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while is_well and (data := await reader.read(100)):
+            writer.write(data)
+        writer.close()
+
+    server = network.serve(PLACE, 80, recovering)
+    connector = Connector(f"{PLACE}:80", policy(seed=6, wait=Backoff(5, 5, jitter="none"), breaker=None))
+    async with Pool(connector) as pool:
+        with pytest.raises(PoolTimeout):
+            await asyncio.gather(*(call(pool, b"word", 1) for _ in range(9)))
+        assert server.accepted <= 3
+        is_well = True
+        connector.retry_now()
+        began = now()
+        await call(pool, b"word", 60)
+        assert now() - began < 0.05
+
+
+@virtual
+async def test_who_has_checked_in_vain_keeps_its_place(network: Network) -> None:
+    network.serve(PLACE, 80, Echo)
+    slow = [0.2, 0.1]
+
+    async def check(_: Connection) -> None:
+        await asyncio.sleep(slow.pop(0))
+        raise OSError
+
+    order: list[int] = []
+
+    async def use(number: int) -> None:
+        async with pool.acquire():
+            order.append(number)
+            await asyncio.sleep(0.01)
+
+    async with Pool(Connector(f"{PLACE}:80", policy(seed=7)), max_size=2, max_connecting=1, check=check) as pool:
+        await pool.ready(2)
+        network.link("client", PLACE, latency=1.0)
+        await asyncio.sleep(2)
+        tasks = []
+        for number in range(4):
+            tasks.append(asyncio.create_task(use(number)))
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3]
 
 
 @virtual

@@ -561,8 +561,9 @@ class PoolWatch:
         if not (books.entries or books.connecting or self.line or self.held or lending.tasks.running):
             self.unwanted_since = math.inf
             return
-        dials = sum(then == lending.dials._dialed for then in lending.tasks.running.values())
-        resetting = {id(then.args[0]) for then in lending.tasks.running.values() if hasattr(then, "args")}
+        running: Any = lending.tasks.running.values()
+        dials = sum(then == lending.dials._dialed for then in running)
+        resetting = {id(then.args[0]) for then in running if getattr(then, "func", None) == lending._reset}
         idle = {id(entry) for entry in books.idle}
         if books.connecting != dials:
             self.fail(f"{books.connecting} dials on the books, {dials} under way")
@@ -603,7 +604,8 @@ class PoolWatch:
             self.fail(f"{len(lending.line.places)} places for {lending.line.waiting} who wait")
         least = max(lending.dials._expecting.values(), default=0)
         due = 0 if lending.closed else books.dials_due(waiting, least, failing=True)
-        if waiting and not self.checks and due > 0:
+        resting = self.clock.effective(lending.dials._schedule.resume_at) > now - EPS
+        if waiting and not self.checks and due > 0 and not resting:
             self.fail("somebody waits, and nobody dials")
         self.unwanted_since = min(self.unwanted_since, now) if due < 0 else math.inf
         if now > self.clock.effective(self.unwanted_since + self.patience) + EPS:

@@ -298,12 +298,10 @@ MUTATIONS: dict[str, Mutation] = {
         "heartbeat", ("            self._lose(errors.typed(", "            (errors.typed(")
     ),
     "link: a server that hangs up is dialed without a pause": _in(
-        "link_schedule",
+        "schedule",
         ("            self.failed(error, now, circuit)\n\n    def left", "            pass\n\n    def left"),
     ),
-    "link: failures are not counted": _in(
-        "link_schedule", ("        self.failures += 1\n", "        self.failures = 1\n")
-    ),
+    "link: failures are not counted": _in("schedule", ("        self.failures += 1\n", "        self.failures = 1\n")),
     "link: no pause after a failure": _in(
         "link_supervisor",
         ("if self._schedule.resume_at > self._now():", "if self._schedule.resume_at > self._now() + 99:"),
@@ -318,8 +316,8 @@ MUTATIONS: dict[str, Mutation] = {
     "link: the connection outlives the consumer": _in(
         "link_supervisor",
         (
-            "            self._schedule.left(self._now())\n            kept.drop()\n",
-            "            self._schedule.left(self._now())\n",
+            "            self._schedule.left(kept.made, self._now())\n            kept.drop()\n",
+            "            self._schedule.left(kept.made, self._now())\n",
         ),
     ),
     "link: a permanent error is always the end": _in(

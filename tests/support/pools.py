@@ -117,7 +117,7 @@ def books_are_right(pool: Pool) -> None:
     stats = pool.stats()
     running = lending.tasks.running
     dials = [task for task, then in running.items() if then == lending.dials._dialed]
-    resetting = [then.args[0] for then in running.values() if hasattr(then, "args")]
+    resetting = [then.args[0] for then in running.values() if getattr(then, "func", None) == lending._reset]
     entries = list(books.entries.values())
     lent = [entry for entry in entries if entry.borrower is not None]
     assert stats.connecting == len(dials)

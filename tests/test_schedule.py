@@ -1,4 +1,4 @@
-"""When a link may dial again; all of it without a loop."""
+"""When a link or a pool may dial again; all of it without a loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenacity import RetryCallState
 
 from aioconnect import Backoff, ConfigError, ConnectRefused, Policy
 from aioconnect.breaker import Circuit
-from aioconnect.link_schedule import Schedule
+from aioconnect.schedule import Schedule
 
 REFUSED = ConnectRefused()
 EXACT = Backoff(initial=0.1, maximum=5.0, jitter="none")
@@ -62,8 +62,7 @@ def test_a_connection_that_was_stable_is_followed_by_the_next_at_once() -> None:
     schedule = Schedule(POLICY, 1.0)
     for _ in range(5):
         schedule.failed(REFUSED, 10.0, CLOSED)
-    schedule.connected(20.0)
-    schedule.lost(None, 21.0, CLOSED)
+    schedule.lost(None, 20.0, 21.0, CLOSED)
     assert (schedule.failures, schedule.resume_at) == (0, -math.inf)
     schedule.failed(REFUSED, 21.0, CLOSED)
     assert schedule.resume_at == 21.1
@@ -72,22 +71,44 @@ def test_a_connection_that_was_stable_is_followed_by_the_next_at_once() -> None:
 def test_short_lived_connections_and_failures_are_one_count() -> None:
     schedule = Schedule(POLICY, 1.0)
     schedule.failed(REFUSED, 10.0, CLOSED)
-    for lifetime, pause in ((0.0, 0.2), (0.5, 0.4), (0.999, 0.8)):
-        schedule.connected(20.0)
+    for made, lifetime, pause in ((20.0, 0.0, 0.2), (30.0, 0.5, 0.4), (40.0, 0.999, 0.8)):
         assert schedule.failures > 0  # a connection as such is worth nothing yet
-        schedule.lost(None, 20.0 + lifetime, CLOSED)
-        assert schedule.resume_at == pytest.approx(20.0 + lifetime + pause)
-    schedule.failed(REFUSED, 30.0, CLOSED)
+        schedule.lost(None, made, made + lifetime, CLOSED)
+        assert schedule.resume_at == pytest.approx(made + lifetime + pause)
+    schedule.failed(REFUSED, 50.0, CLOSED)
     assert schedule.failures == 5
+
+
+def test_those_that_die_together_are_one_failure() -> None:
+    schedule = Schedule(POLICY, 1.0)
+    for _ in range(10):
+        schedule.lost(REFUSED, 9.9, 10.0, CLOSED)
+    assert (schedule.failures, schedule.resume_at) == (1, 10.1)
+
+
+def test_an_old_connection_says_nothing_of_today() -> None:
+    schedule = Schedule(POLICY, 1.0)
+    for now in (10.0, 20.0):
+        schedule.lost(REFUSED, now - 0.1, now, CLOSED)
+        schedule.left(1.0, now)
+    assert (schedule.failures, schedule.resume_at) == (2, 20.2)
+
+
+@pytest.mark.parametrize("stable_after", [0.0, 0.05])
+def test_there_is_always_some_pause(stable_after: float) -> None:
+    schedule = Schedule(POLICY, stable_after)
+    schedule.lost(REFUSED, 10.0, 10.05, CLOSED)
+    assert schedule.failures == 1
+    schedule.lost(REFUSED, 20.0, 20.1, CLOSED)
+    assert schedule.failures == 0
 
 
 def test_a_connection_left_early_counts_for_nothing() -> None:
     schedule = Schedule(POLICY, 1.0)
     schedule.failed(REFUSED, 10.0, CLOSED)
-    schedule.connected(20.0)
-    schedule.left(20.5)
+    schedule.left(20.0, 20.5)
     assert (schedule.failures, schedule.resume_at) == (1, 10.1)
-    schedule.left(21.0)
+    schedule.left(20.0, 21.0)
     assert (schedule.failures, schedule.resume_at) == (0, -math.inf)
 
 
