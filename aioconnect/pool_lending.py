@@ -13,7 +13,7 @@ import asyncio
 import functools
 import math
 import os
-from asyncio import _get_running_loop, current_task  # none, where asyncio's public one raises
+from asyncio import current_task
 from collections.abc import Callable, Generator
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from aioconnect.pool_line import Line
 __all__ = ("Lending", "Settings")
 
 # Seconds. What was in use just now is lent again without asking the kernel, to whom alone shows a FIN that came while
-# the loop was busy; and for so long the process is taken to be the same, for what runs in a fork comes later.
+# the loop was busy; and for so long the process is taken to be the same, for a fork takes longer.
 _JUST_NOW = 0.0005
 _CHECK_AFTER = 1.0
 _CLOSING = 5.0
@@ -109,20 +109,21 @@ class Lending:
         So this, `lend_later` and `give_back` do by themselves what `Books` and `Line` could do for them.
         """
         idle = self.books.idle
-        # Not by the running loop, as in `lend_later`: on CPython 3.11 that is a system call, a tenth of it all.
-        if idle and get_ident() == self._thread and (task := current_task(self._loop)) is not None:
+        # To ask for the running loop is a system call on CPython 3.11, a tenth of all this.
+        if idle and get_ident() == self._thread:
+            borrower.task = current_task(self._loop)
             now = self._now()
             entry = idle[-1]
             connection = entry.connection
             if (
-                now - entry.since <= _JUST_NOW
+                borrower.task is not None
+                and now - entry.since <= _JUST_NOW
                 and now < entry.expires
                 and self._record.losses == self._losses
                 and connection.is_sound()
             ):
                 idle.pop()
                 self.books.lent_at_once += 1
-                borrower.task = task
                 borrower.entry = entry
                 entry.borrower = borrower
                 entry.since = now
@@ -133,10 +134,12 @@ class Lending:
     def lend_later(self, borrower: Borrower) -> Generator[Any, Any, Connection]:
         """Whichever comes first: one that is idle and well, one that somebody gives back, one that is dialed."""
         loop = self._loop
-        if loop is None or _get_running_loop() is not loop:
+        task = current_task(loop) if get_ident() == self._thread else None
+        if loop is None or task is None:
             loop = self.bind()
+            task = current_task(loop)
         borrower.entry = "asking"
-        borrower.task = current_task(loop)
+        borrower.task = task
         borrower.began = now = self._now()
         if now > self._sure_until:
             self.bind()
@@ -167,8 +170,8 @@ class Lending:
             self._gave_up(borrower, place)
             raise
         finally:
-            # It holds the exception whose traceback holds this frame: that would wait for the collector.
-            del place
+            # They hold the exception whose traceback holds this frame: that would wait for the collector.
+            del place, task
 
     def _let_wait(self, borrower: Borrower) -> None:
         """Into the line. Raises what keeps somebody out, if anything does."""

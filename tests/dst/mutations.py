@@ -38,7 +38,7 @@ MUTATIONS: dict[str, Mutation] = {
     # Pool: lending, books, line
     "pool: what was on its way to a cancelled caller is lost": _in(
         "pool_lending",
-        ("            self.give_back(borrower.entry)\n        elif", "            pass\n        elif"),
+        ("            self.give_back(entry)\n\n    async def _idle", "            pass\n\n    async def _idle"),
     ),
     "pool: a connection left in the middle of a message is lent again": _in(
         "pool_lending",
@@ -79,7 +79,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pool: what comes back is not looked at": _in(
         "pool_lending",
-        ("if places and not entry.connection.is_sound():", "if entry.connection.writer.is_closing():"),
+        ("if entry.doom is not None or not entry.connection.is_sound():", "if entry.doom is not None:"),
     ),
     "pool: a lifetime ends only while it is idle": _in(
         "pool_lending",
@@ -95,7 +95,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pool: a connection that ends is not replaced": _in(
         "pool_lending",
-        ("            entry.connection.abort()\n        self.dials.fill()\n", "            entry.connection.abort()\n"),
+        ("self.dials.parted(entry.made, dead)\n        self.dials.fill()\n", "self.dials.parted(entry.made, dead)\n"),
     ),
     "pool: a permanent error reaches only the first": _in(
         "pool_line",
