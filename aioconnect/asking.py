@@ -31,7 +31,11 @@ class Asking(Coroutine[Any, Any, T_co]):
         """Throw into the coroutine, as a task does when it is cancelled."""
         if self.coroutine is None:
             self.coroutine = self._awaited()
-        return self.coroutine.throw(*exc)
+        try:
+            return self.coroutine.throw(*exc)
+        finally:
+            # A frame that holds the exception whose traceback holds the frame would wait for the collector.
+            del exc
 
     def close(self) -> None:
         """Give up what was begun as a coroutine."""

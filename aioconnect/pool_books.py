@@ -64,11 +64,13 @@ class Borrower:
 class Entry:
     """A connection of the pool."""
 
-    __slots__ = ("borrower", "connection", "doom", "expires", "made", "since")
+    __slots__ = ("borrower", "connection", "doom", "expires", "made", "since", "unused")
 
     def __init__(self, connection: Connection, made: float, expires: float) -> None:
         self.connection = connection
         self.made = made
+        self.unused = True
+        """Whether it was never lent."""
         self.expires = expires
         self.since = 0.0
         """When it went idle, or was lent."""
@@ -110,6 +112,9 @@ class Books:
 
     def forget(self) -> None:
         """Begin anew, on another loop; what has been counted stays."""
+        for entry in getattr(self, "entries", {}).values():
+            # Whoever has it will find that the lease is over.
+            entry.borrower = None
         self.entries: dict[Connection, Entry] = {}
         # The one used last is on the right and is lent next, so that those beyond need grow old on the left.
         self.idle: deque[Entry] = deque()
@@ -120,10 +125,6 @@ class Books:
     def acquired(self) -> int:
         """Connections lent, at once and from the line."""
         return self.lent_at_once + self.waited
-
-    def has(self, entry: Entry) -> bool:
-        """Whether this one is in the books, and not of a loop that was closed, or parted from."""
-        return self.entries.get(entry.connection) is entry
 
     @property
     def open(self) -> int:
@@ -191,7 +192,7 @@ class Books:
         borrower.entry = entry
         entry.borrower = borrower
         entry.since = now
-        entry.connection.is_clean = False
+        entry.unused = entry.connection.is_clean = False
         self.lent_at_once += 1
 
     def part(self, entry: Entry, reason: Ended) -> None:

@@ -14,7 +14,7 @@ from aioconnect.connection import Connection
 from aioconnect.connector import Connector
 from aioconnect.errnoset import STARTING
 from aioconnect.errors import NetworkError
-from aioconnect.limits import TICK, foreign, wait_until
+from aioconnect.limits import foreign, wait_until
 from aioconnect.pool_books import Books
 from aioconnect.pool_line import Line
 from aioconnect.schedule import Schedule
@@ -27,6 +27,9 @@ Then = Callable[[Task], None]
 
 _DIAL_AGAIN = 5.0
 """Seconds after an error that is not retried, when nobody but ``min_size`` wants a connection."""
+
+_SOON = 1.0
+"""Seconds: what dies unused before has come to nothing, and what dies so long after a pause is another story."""
 
 
 class Tasks:
@@ -73,10 +76,13 @@ class Dialing:
         self._given_up = 0
         """Dials that were told so and have yet to end."""
         self._again: asyncio.TimerHandle | None = None
-        self._schedule = Schedule(connector.policy, connector.stable_after)
+        self._schedule = Schedule(connector.policy, _SOON)
+        self._urged = connector.record.urged
+        self._resting: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._rests_until = math.inf
-        self.dead: NetworkError | None = None
-        """What was wrong with the last connection, if it came to nothing."""
+        self.unused: NetworkError | None = None
+        """What became of the last connection, if that was before anybody could use it."""
         self._closed = False
 
     def fill(self) -> None:
@@ -84,49 +90,74 @@ class Dialing:
         if self._closed:
             return
         failing = self._connector.circuit.failures > 0
-        # Whoever expects a service to come up waits for one that is starting, too.
-        dialer = self._patient if self._expecting else self._dialer
         due = self._books.dials_due(self._in_line, self._least, failing=failing)
         now = asyncio.get_running_loop().time()
-        if due > 0 and now < self._schedule.resume_at:
-            self._rest(now)
+        if due > 0 and not self._is_over(now):
+            self._rest()
             return
+        # Whoever expects a service to come up waits for one that is starting, too.
+        dialer = self._patient if self._expecting else self._dialer
         for _ in range(due):
             self._books.dial_begins(now)
             self._tasks.start(dialer.connect(wait=True), self._dialed)
 
-    def parted(self, made: float, dead: NetworkError | None) -> None:
-        """A connection that was made then is none of the pool's any more: found ``dead``, or not.
+    # -- Pauses --------------------------------------------------------------------------------------------------
 
-        One that was dead before long came to nothing, like a failed dial, and the next ones wait: a peer that hangs up,
-        or talks out of turn, would else be dialed as fast as the loop can.
+    def wasted(self, made: float, error: NetworkError) -> None:
+        """A connection that was made then is dead, or not fit to be lent, and nobody has ever used it.
+
+        If that was before long it came to nothing, like a failed dial, and the next ones wait: a peer that hangs up, or
+        speaks where nobody listens, would else be dialed as fast as the loop can.
         """
-        loop = asyncio.get_running_loop()
+        loop, schedule = asyncio.get_running_loop(), self._schedule
+        now = loop.time()
+        if now > schedule.resume_at + _SOON:
+            schedule.failures = 0
+        self.unused = error
         try:
-            if dead is None:
-                self._schedule.left(made, loop.time())
-            else:
-                self._schedule.lost(dead, made, loop.time(), self._connector.circuit)
+            schedule.lost(error, made, now)
         except Exception as exc:  # noqa: BLE001  (out of the policy's wait; nobody is there to raise it in)
+            schedule.resume_at = now + _DIAL_AGAIN
             wait = self._connector.policy.wait
             loop.call_exception_handler({"message": f"{wait!r} raised", "exception": exc})
-        if not self._schedule.failures:
-            self.dead = None
-        elif dead is not None:
-            self.dead = dead
 
-    def _rest(self, now: float) -> None:
-        """Look again when the pause is over, or when `Connector.retry_now` ends it."""
-        until = self._schedule.resume_at
-        if until < self._rests_until:
-            self._rests_until = until
-            self._tasks.start(self._connector.record.rest(until - now), functools.partial(self._rested, until))
+    def resume(self) -> None:
+        """The pause is over, whenever it was to be."""
+        self._schedule.resume()
 
-    def _rested(self, until: float, _task: Task) -> None:
-        if until <= self._rests_until:
-            self._rests_until = math.inf
-        if asyncio.get_running_loop().time() < until - TICK:
+    def _is_over(self, now: float) -> bool:
+        if self._urged != self._connector.record.urged:
+            # `Connector.retry_now` has ended all pauses.
+            self._urged = self._connector.record.urged
             self._schedule.resume()
+        return now >= self._schedule.resume_at
+
+    def _rest(self) -> None:
+        """Look again when the pause is over, or is ended. A timer and a future, and no task."""
+        until = self._schedule.resume_at
+        if until >= self._rests_until:
+            return
+        self._wake()
+        loop = asyncio.get_running_loop()
+        resting = self._resting = loop.create_future()
+        resting.add_done_callback(self._rested)
+        self._connector.record.resting[resting] = None
+        self._rests_until = until
+        self._timer = loop.call_at(until, self._wake)
+
+    def _wake(self) -> None:
+        resting, self._resting, self._rests_until = self._resting, None, math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if resting is not None:
+            self._connector.record.resting.pop(resting, None)
+            if not resting.done():
+                resting.set_result(None)
+
+    def _rested(self, resting: asyncio.Future[None]) -> None:
+        if resting is self._resting:
+            self._wake()
         self.fill()
 
     async def expect(self, count: int, deadline: float) -> bool:
@@ -146,6 +177,7 @@ class Dialing:
     def close(self, error: Callable[[], Exception]) -> None:
         """Dial no more. Each who waits gets an error."""
         self._closed = True
+        self._wake()
         if self._again is not None:
             self._again.cancel()
         self._turn_away(error)

@@ -41,7 +41,7 @@ _HURRY = 0.01
 _NAMED = 5
 _IN_ORDER = frozenset[Ended]({"idle", "lifetime", "drained", "closed"})
 _DEAD = frozenset[Ended]({"stale", "lost"})
-_OF_NO_USE = "closed, or with something to read, before it was lent"
+_UNFIT = "closed, or with something to read, before it was ever lent"
 
 
 class Settings(NamedTuple):
@@ -127,7 +127,7 @@ class Lending:
                 borrower.entry = entry
                 entry.borrower = borrower
                 entry.since = now
-                connection.is_clean = False
+                entry.unused = connection.is_clean = False
                 return connection
         return (yield from self.lend_later(borrower))
 
@@ -196,7 +196,7 @@ class Lending:
             return
         if not place.done() or place.cancelled():
             self.line.leave(place)
-        elif place.exception() is None and self.books.has(entry := place.result()):
+        elif place.exception() is None and (entry := place.result()).borrower is borrower:
             # Served and cancelled in the same turn: what was on its way goes to the next.
             self.give_back(entry)
 
@@ -241,8 +241,7 @@ class Lending:
 
     def leave(self, entry: Entry, borrower: Borrower, *, failed: bool) -> None:
         """A lease ends with its block. Raises RuntimeError if it had ended before, unless there is more to hear of."""
-        if entry.borrower is not borrower or not self.books.has(entry):
-            # Where the loop was closed meanwhile, it is in no books any more.
+        if entry.borrower is not borrower:
             if not failed:
                 raise RuntimeError(f"{entry.connection!r} was given back before the end of its block")
         elif failed and not entry.connection.is_clean:
@@ -275,7 +274,7 @@ class Lending:
                 books.wait_time += now - borrower.began
                 entry.borrower = borrower
                 entry.since = now
-                entry.connection.is_clean = False
+                entry.unused = entry.connection.is_clean = False
                 return place.set_result(entry)
         entry.since = now
         books.idle.append(entry)
@@ -304,8 +303,8 @@ class Lending:
             self.tasks.start(entry.connection.aclose(_CLOSING))
         else:
             entry.connection.abort()
-        dead = typed("ECONNRESET", "use", strerror=_OF_NO_USE) if reason in _DEAD else None
-        self.dials.parted(entry.made, dead)
+        if entry.unused and reason in _DEAD:
+            self.dials.wasted(entry.made, typed("ECONNRESET", "use", strerror=_UNFIT))
         self.dials.fill()
         self._depart()
 
@@ -337,9 +336,13 @@ class Lending:
         borrower.began = now = self._now()
         borrower.deadline = now + (self.timeout if timeout is None else timeout)
         borrower.dialing = self.books.dialing(now)
-        if not await self.dials.expect(count, borrower.deadline):
-            text = f"{self.books.open} of {count} connections are open"
-            raise self._refusal(PoolTimeout, borrower, self.line.waiting, text)
+        try:
+            if not await self.dials.expect(count, borrower.deadline):
+                text = f"{self.books.open} of {count} connections are open"
+                raise self._refusal(PoolTimeout, borrower, self.line.waiting, text)
+        finally:
+            # As in `_gave_up`.
+            borrower.task = None
 
     # -- Looking after what is idle ------------------------------------------------------------------------------
 
@@ -382,6 +385,7 @@ class Lending:
     def drain(self) -> None:
         """Replace all connections."""
         self.bind()
+        self.dials.resume()
         self.books.condemn("drained")
         self._end_idle("drained")
 
@@ -455,7 +459,7 @@ class Lending:
             holders=books.holders(now, borrower.task, _NAMED),
         )
         error = cls(text, endpoint=self.connector.endpoint.place, elapsed=now - borrower.began, pool=state)
-        error.__cause__ = self.connector.circuit.last_error or self.dials.dead
+        error.__cause__ = self.connector.circuit.last_error or self.dials.unused
         return error
 
     def _refuse_if_open(self, now: float) -> None:

@@ -46,7 +46,7 @@ class Line:
 
     def join_early(self, place: asyncio.Future[Entry], borrower: Borrower) -> None:
         """Stand before those who have come later, while this one saw to something in vain."""
-        behind = sum(1 for _, other in reversed(self.places) if other.began > borrower.began)
+        behind = sum(other.began >= borrower.began for _, other in self.places)
         self.places.insert(len(self.places) - behind, (place, borrower))
 
     def leave(self, place: asyncio.Future[Entry]) -> None:

@@ -78,6 +78,7 @@ class Record:
         "till",
         "troubled_attempts",
         "troubled_since",
+        "urged",
     )
 
     def __init__(
@@ -106,6 +107,8 @@ class Record:
         self.reachable: bool | None = None
         self.troubled_since: float | None = None
         self.troubled_attempts = 0
+        self.urged = 0
+        """How often `retry_now` was called."""
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to this loop from now on. Raises `RuntimeError` while another one is open."""
@@ -166,6 +169,7 @@ class Record:
         if self.loop is None or self.loop.is_closed():
             return
         now = self.loop.time()
+        self.urged += 1
         self.circuit.retry_now(now)
         self.gate.serve(now)
         for waiter in self.resting:

@@ -37,8 +37,13 @@ class Schedule:
         self.failures = 0
         self.resume_at = -math.inf
 
-    def failed(self, error: Exception | None, now: float, circuit: Circuit, *, permanent: bool = False) -> None:
-        """An attempt has failed, or a connection was lost too soon. A permanent error is met with the capped wait."""
+    def failed(
+        self, error: Exception | None, now: float, circuit: Circuit | None = None, *, permanent: bool = False
+    ) -> None:
+        """An attempt has failed, or a connection was lost too soon. A permanent error is met with the capped wait.
+
+        ``circuit``: that of the endpoint, for who does not leave it to the dial.
+        """
         if not self.failures:
             self._began, self._pause, self._slept = now, 0.0, 0.0
         self.failures += 1
@@ -49,12 +54,12 @@ class Schedule:
             self._pause = self._drawn(error, now, self.failures)
         self._slept += self._pause
         self.resume_at = now + self._pause
-        if circuit.retry_at is not None:
+        if circuit is not None and circuit.retry_at is not None:
             # One schedule for an endpoint: ours counts only where it has seen more than the others.
             own = self.resume_at if self.failures > circuit.failures else -math.inf
             self.resume_at = max(own, circuit.retry_at)
 
-    def lost(self, error: Exception | None, made: float, now: float, circuit: Circuit) -> None:
+    def lost(self, error: Exception | None, made: float, now: float, circuit: Circuit | None = None) -> None:
         """A connection that was made then has ended, and the next one is wanted."""
         self.left(made, now)
         if self._failed_at <= made and now - made < self._stable_after:

@@ -157,7 +157,7 @@ async def test_connections_of_no_use_are_not_made_without_a_pause(
 async def test_one_that_speaks_first_is_not_ready(network: Network) -> None:
     network.serve(PLACE, 80, speak_first)
     async with Pool(Connector(f"{PLACE}:80", policy(seed=5))) as pool:
-        with pytest.raises(PoolTimeout, match="with something to read, before it was lent"):
+        with pytest.raises(PoolTimeout, match="with something to read, before it was ever lent"):
             await call(pool, b"word", 3)
 
 

@@ -46,8 +46,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pool: a mark of the last user stays": _in(
         "pool_lending",
-        ("                entry.connection.is_clean = False\n", ""),
-        ("                connection.is_clean = False\n", ""),
+        ("entry.unused = entry.connection.is_clean = False", "entry.unused = False"),
+        ("entry.unused = connection.is_clean = False", "entry.unused = False"),
     ),
     "pool: the line is served from its end": _in(
         "pool_lending", ("place, borrower = places.popleft()", "place, borrower = places.pop()")
@@ -95,7 +95,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pool: a connection that ends is not replaced": _in(
         "pool_lending",
-        ("self.dials.parted(entry.made, dead)\n        self.dials.fill()\n", "self.dials.parted(entry.made, dead)\n"),
+        ("        self.dials.fill()\n        self._depart()\n", "        self._depart()\n"),
     ),
     "pool: a permanent error reaches only the first": _in(
         "pool_line",
