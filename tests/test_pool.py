@@ -1263,21 +1263,51 @@ def test_a_connection_of_a_closed_loop_is_not_lent_in_the_next() -> None:
         gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_block_that_outlives_its_loop_is_told_so() -> None:
+    with listening() as server:
+        pool = Pool(Connector(Endpoint(*server.getsockname())), max_size=1)
+        acquirings = [pool.acquire()]
+
+        async def enter() -> Connection:
+            return await acquirings[0].__aenter__()
+
+        first = asyncio.new_event_loop()
+        held = [first.run_until_complete(enter())]
+        first.close()
+
+        async def second() -> None:
+            async with pool.acquire() as other:
+                assert other is not held[0]
+                with pytest.raises(RuntimeError, match="before the end of its block"):
+                    await acquirings[0].__aexit__(None, None, None)
+                books = pool.stats()
+                assert (books.idle, books.in_use) == (0, 1)
+            await pool.aclose()
+
+        asyncio.run(second())
+        held.clear()
+        acquirings.clear()
+        gc.collect()
+
+
 @virtual
-@pytest.mark.parametrize("way", ["late", "full"])
+@pytest.mark.parametrize("way", ["late", "full", "task", "ready"])
 async def test_a_task_that_ends_by_an_error_leaves_no_cycle(way: str) -> None:
     Network.of_loop({"10.0.0.1": SILENT})
-    pool = Pool(Connector("10.0.0.1:80"), max_waiting=None if way == "late" else 0, max_size=1)
+    pool = Pool(Connector("10.0.0.1:80"), max_waiting=0 if way == "full" else None, max_size=1)
 
     async def ask() -> None:
         async with pool.acquire(1.0):
             pass
 
     async def failed() -> weakref.ref[BaseException]:
-        task = asyncio.create_task(ask())
+        ways: dict[str, Any] = {"task": lambda: pool.acquire(1.0), "ready": lambda: pool.ready(1, 1.0)}
+        task = asyncio.create_task(ways.get(way, ask)())
         await asyncio.wait([task])
         error = task.exception()
-        assert isinstance(error, PoolTimeout if way == "late" else PoolFull)
+        assert isinstance(error, PoolFull if way == "full" else PoolTimeout)
         return weakref.ref(error)
 
     async with pool:

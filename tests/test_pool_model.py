@@ -183,6 +183,84 @@ async def test_the_pause_after_connections_of_no_use_ends_when_told(network: Net
         assert now() - began < 0.05
 
 
+@pytest.mark.parametrize("end", ["abort", "close", "eof", "error"])
+@virtual
+async def test_connections_that_were_used_are_followed_by_others_at_once(network: Network, end: str) -> None:
+    """However short their lives are, and whoever ends them: what a user makes of one is no failed dial."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(100))
+        writer.close()
+
+    network.serve(PLACE, 80, once if end == "eof" else Echo)
+    async with Pool(Connector(f"{PLACE}:80", policy(seed=8))) as pool:
+        for _ in range(20):
+            with contextlib.suppress(LookupError):
+                async with pool.acquire(60) as connection:
+                    await connection.send(b"word")
+                    await connection.readexactly(4)
+                    if end == "abort":
+                        connection.abort()
+                    elif end == "close":
+                        await connection.aclose()
+                    elif end == "eof":
+                        assert await connection.read() == b""
+                    else:
+                        raise LookupError
+        assert pool.stats().created == 20
+        assert now() < 1
+
+
+@pytest.mark.parametrize("told", ["retry_now", "drain"])
+@virtual
+async def test_a_pause_that_nobody_waits_for_yet_can_be_ended(network: Network, told: str) -> None:
+    server = network.serve(PLACE, 80, hang_up)
+    connector = Connector(f"{PLACE}:80", policy(seed=9, wait=Backoff(5, 5, jitter="none"), breaker=None))
+    async with Pool(connector) as pool:
+        with pytest.raises(PoolTimeout):
+            await call(pool, b"word", 0.1)
+        accepted = server.accepted
+        connector.retry_now() if told == "retry_now" else pool.drain()
+        with pytest.raises(PoolTimeout):
+            await call(pool, b"word", 0.1)
+        assert server.accepted == accepted + 1
+
+
+@virtual
+async def test_a_wait_that_raises_does_not_make_it_dial_without_a_pause(network: Network) -> None:
+    def broken(_: Any) -> float:
+        raise ValueError("no pause")
+
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    server = network.serve(PLACE, 80, hang_up)
+    async with Pool(Connector(f"{PLACE}:80", Policy(wait=broken, breaker=None)), min_size=1):
+        await asyncio.sleep(20)
+    assert 2 <= server.accepted <= 6
+    assert len(told) == server.accepted
+    assert {type(each) for each in told} == {ValueError}
+
+
+@virtual
+async def test_who_has_checked_in_vain_keeps_its_place_also_in_the_same_tick(network: Network) -> None:
+    network.serve(PLACE, 80, Echo)
+    order: list[int] = []
+
+    async def check(_: Connection) -> None:
+        await asyncio.sleep(0.1)
+        raise OSError
+
+    async def use(number: int) -> None:
+        async with pool.acquire():
+            order.append(number)
+
+    async with Pool(Connector(f"{PLACE}:80", policy(seed=10)), max_size=1, check=check) as pool:
+        await pool.ready(1)
+        await asyncio.sleep(2)
+        await asyncio.gather(*(use(number) for number in range(4)))
+    assert order == [0, 1, 2, 3]
+
+
 @virtual
 async def test_who_has_checked_in_vain_keeps_its_place(network: Network) -> None:
     network.serve(PLACE, 80, Echo)
