@@ -97,7 +97,8 @@ class Pool:
     ``uniform(low, high)``: the source of chance.
 
     Dials follow the policy's schedule (``wait``, ``retry_on``, ``attempt_timeout``, ``breaker``) but not its limits,
-    for they go on as long as somebody wants them. An error that is not retried reaches all who wait, as itself.
+    for they go on as long as somebody wants them. An error that is not retried reaches all who wait, as itself. After a
+    connection that died before anybody could use it, they pause as after a failure.
 
     A dead connection is found before it is lent, even if the loop has not seen its end yet. If the network takes one
     (a reset, not a time-out), the others are replaced before anybody meets the same.
