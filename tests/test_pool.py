@@ -1245,7 +1245,8 @@ def test_a_connection_of_a_closed_loop_is_not_lent_in_the_next() -> None:
         held = [first.run_until_complete(first.create_task(pool.acquire()))]
         waiting = [first.create_task(pool.acquire())]
         first.run_until_complete(turns(3))
-        first.call_soon(lambda: (pool.release(held[0]), first.stop()))
+        first.call_soon(pool.release, held[0])
+        first.call_soon(first.stop)
         first.run_forever()
         first.close()
 
