@@ -130,7 +130,7 @@ def test_a_bar_is_drawn_on_a_terminal_only_and_removed_again() -> None:
     finally:
         os.close(ours)
         os.close(theirs)
-    assert "% [#" in drawn
+    assert "% [" in drawn
     assert drawn.endswith("\r\x1b[K")
     assert done.stdout.startswith(b"700 clients")
 

@@ -300,6 +300,7 @@ async def test_clients_wait_for_a_server_that_is_loading(authority: Authority, f
     full_redis.kill()
     clients = asyncio.gather(*(Visit().go(connector, ping, n * 0.01) for n in range(10)))
     await asyncio.sleep(0.05)
-    full_redis.start("--key-load-delay", "150", "--loading-process-events-interval-bytes", "1024")
+    # Microseconds for each key, 0.9 s in all: longer than the longest pause between two looks.
+    full_redis.start("--key-load-delay", "450", "--loading-process-events-interval-bytes", "1024")
     assert [visit.error for visit in await clients] == [None] * 10
     assert any("LOADING" in words for words in seen)
