@@ -30,7 +30,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, Self, cast
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
 from aioconnect import codes
 
@@ -95,6 +95,8 @@ __all__ = (
 
 Address = tuple[Any, ...] | str | bytes | None
 """A socket address as the ``socket`` module has it, ``(host, port)`` of a name, or the path of a UNIX socket."""
+
+_Made = TypeVar("_Made", bound="NetworkError")
 
 StopReason = Literal["permanent", "attempts", "timeout", "stop", "circuit", "budget"]
 
@@ -244,24 +246,26 @@ class NetworkError(AioconnectError, OSError):
 
     def replace(self, **fields: Any) -> Self:
         """A new error of the same class with some fields changed; it has no traceback and no cause."""
-        cls = type(self)
-        new = cls.__new__(cls)
-        # Not by __init__, which works out what is in the fields already.
-        OSError.__init__(new, *self.args)
-        new.__dict__ = self.__dict__ | fields
-        new.__dict__.pop("_notes", None)
-        return new
+        fields = self.__dict__ | fields
+        fields.pop("_notes", None)
+        return _made(type(self), self.args, fields)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__, _picklable(self.__cause__))
 
 
-def _restore(
-    cls: type[NetworkError], args: tuple[Any, ...], fields: dict[str, Any], cause: BaseException | None
-) -> NetworkError:
+def _made(cls: type[_Made], args: tuple[Any, ...], fields: dict[str, Any]) -> _Made:
+    """An error with exactly these fields, without what `NetworkError.__init__` works out from its arguments."""
     new = cls.__new__(cls)
     OSError.__init__(new, *args)
     new.__dict__ = fields
+    return new
+
+
+def _restore(
+    cls: type[NetworkError], args: tuple[Any, ...], fields: dict[str, Any], cause: BaseException | None
+) -> NetworkError:
+    new = _made(cls, args, fields)
     if cause is not None:
         new.__cause__ = cause
     return new
@@ -735,7 +739,7 @@ def typed(
     if number is None:
         number = codes.number_of(code)
     cls = _CLASSES[row.in_use if phase == "use" else row.establishing]
-    # One by one: of what an error costs, an update and a call with a tuple take a third.
+    # One by one, and not by `_made`: of what an error costs, an update and a call with a tuple take a third.
     fields["code"] = code
     fields["phase"] = phase
     fields["address"] = address

@@ -108,14 +108,15 @@ class Books:
         self.lent_at_once = self.created = self.waited = self.timeouts = self.shed = 0
         self.wait_time = 0.0
         self.closed: dict[Ended, int] = {}
+        self.entries: dict[Connection, Entry] = {}
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, on another loop; what has been counted stays."""
-        for entry in getattr(self, "entries", {}).values():
+        for entry in self.entries.values():
             # Whoever has it will find that the lease is over.
             entry.borrower = None
-        self.entries: dict[Connection, Entry] = {}
+        self.entries.clear()
         # The one used last is on the right and is lent next, so that those beyond need grow old on the left.
         self.idle: deque[Entry] = deque()
         self.connecting = 0

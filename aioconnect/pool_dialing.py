@@ -81,18 +81,21 @@ class Dialing:
         self._resting: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rests_until = math.inf
-        self.unused: NetworkError | None = None
-        """What became of the last connection, if that was before anybody could use it."""
+        self._unused: NetworkError | None = None
         self._closed = False
 
     def fill(self) -> None:
         """Dial as much as those in line, those who expect connections, and ``min_size`` call for."""
         if self._closed:
             return
+        if self._urged != self._connector.record.urged:
+            # `Connector.retry_now` has ended all pauses.
+            self._urged = self._connector.record.urged
+            self._schedule.resume()
         failing = self._connector.circuit.failures > 0
         due = self._books.dials_due(self._in_line, self._least, failing=failing)
         now = asyncio.get_running_loop().time()
-        if due > 0 and not self._is_over(now):
+        if due > 0 and now < self._schedule.resume_at:
             self._rest()
             return
         # Whoever expects a service to come up waits for one that is starting, too.
@@ -113,7 +116,7 @@ class Dialing:
         now = loop.time()
         if now > schedule.resume_at + _SOON:
             schedule.failures = 0
-        self.unused = error
+        self._unused = error
         try:
             schedule.lost(error, made, now)
         except Exception as exc:  # noqa: BLE001  (out of the policy's wait; nobody is there to raise it in)
@@ -121,16 +124,14 @@ class Dialing:
             wait = self._connector.policy.wait
             loop.call_exception_handler({"message": f"{wait!r} raised", "exception": exc})
 
+    def trouble(self, now: float) -> NetworkError | None:
+        """What became of the last connection, if there is a pause because nobody could use it, or was just now."""
+        return self._unused if now <= self._schedule.resume_at + _SOON else None
+
     def resume(self) -> None:
         """The pause is over, whenever it was to be."""
         self._schedule.resume()
-
-    def _is_over(self, now: float) -> bool:
-        if self._urged != self._connector.record.urged:
-            # `Connector.retry_now` has ended all pauses.
-            self._urged = self._connector.record.urged
-            self._schedule.resume()
-        return now >= self._schedule.resume_at
+        self._wake()
 
     def _rest(self) -> None:
         """Look again when the pause is over, or is ended. A timer and a future, and no task."""

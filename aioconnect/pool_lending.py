@@ -31,7 +31,7 @@ from aioconnect.pool_line import Line
 __all__ = ("Lending", "Settings")
 
 # Seconds. What was in use just now is lent again without asking the kernel, to whom alone shows a FIN that came while
-# the loop was busy; and for so long the process is taken to be the same, for a fork takes longer.
+# the loop was busy; and for so long the process is taken to be the same, for a fork is hardly ever as quick.
 _JUST_NOW = 0.0005
 _CHECK_AFTER = 1.0
 _CLOSING = 5.0
@@ -192,7 +192,7 @@ class Lending:
     def _gave_up(self, borrower: Borrower, place: asyncio.Future[Entry] | None) -> None:
         # Its task holds the exception by which it may end, whose traceback leads here.
         borrower.task = None
-        if place is None:
+        if place is None or place.get_loop().is_closed():
             return
         if not place.done() or place.cancelled():
             self.line.leave(place)
@@ -459,7 +459,7 @@ class Lending:
             holders=books.holders(now, borrower.task, _NAMED),
         )
         error = cls(text, endpoint=self.connector.endpoint.place, elapsed=now - borrower.began, pool=state)
-        error.__cause__ = self.connector.circuit.last_error or self.dials.unused
+        error.__cause__ = self.connector.circuit.last_error or self.dials.trouble(now)
         return error
 
     def _refuse_if_open(self, now: float) -> None:

@@ -97,7 +97,7 @@ class Record:
         self.gate = Gate(math.inf if max_connecting is None else max_connecting, self.circuit)
         self.till = Till(Tokens(policy.budget)) if till is None and policy.budget is not None else till
         self.resting: dict[asyncio.Future[None], None] = {}
-        """Calls in a pause of their own, in the order in which they began it."""
+        """Calls and pools in a pause of their own, in the order in which they began it."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.attempts = 0
         self.connected = 0

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aioconnect import Backoff, CircuitBreaker, Connection, Connector, Policy, Pool, PoolTimeout
+from aioconnect import Backoff, CircuitBreaker, Connection, Connector, Link, Policy, Pool, PoolTimeout
 from aioconnect.errors import CircuitOpen
 from aioconnect.testing import Echo, Network, SimulatedLoop, virtual
 from tests.support.pools import books_are_right
@@ -224,6 +224,43 @@ async def test_a_pause_that_nobody_waits_for_yet_can_be_ended(network: Network, 
         with pytest.raises(PoolTimeout):
             await call(pool, b"word", 0.1)
         assert server.accepted == accepted + 1
+        # The same for one who waits already.
+        waiting = asyncio.create_task(call(pool, b"word", 0.1))
+        await asyncio.sleep(0.01)
+        connector.retry_now() if told == "retry_now" else pool.drain()
+        with pytest.raises(PoolTimeout):
+            await waiting
+        assert server.accepted == accepted + 2
+
+
+@virtual
+async def test_a_link_whose_connections_are_of_no_use_pauses_too(network: Network) -> None:
+    server = network.serve(PLACE, 80, hang_up)
+    async with Link(Connector(f"{PLACE}:80", policy(seed=11, breaker=None), stable_after=0)) as link:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                await link.run(lambda connection: connection.read())
+    assert 5 <= server.accepted <= 40
+
+
+@virtual
+async def test_a_story_that_is_over_is_not_told_by_a_later_error(network: Network) -> None:
+    """A pool that is merely exhausted has no failed connect to speak of."""
+    talks = True
+
+    async def talker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await (speak_first(reader, writer) if talks else reader.read())
+
+    network.serve(PLACE, 80, talker)
+    async with Pool(Connector(f"{PLACE}:80", policy(seed=12)), max_size=1) as pool:
+        with pytest.raises(PoolTimeout, match="before it was ever lent"):
+            await asyncio.gather(*(call(pool, b"word", 1) for _ in range(5)))
+        talks = False
+        await asyncio.sleep(10)
+        async with pool.acquire(10):
+            with pytest.raises(PoolTimeout) as caught:
+                await pool.acquire(0.1)
+        assert caught.value.__cause__ is None
 
 
 @virtual

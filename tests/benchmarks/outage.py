@@ -12,6 +12,7 @@ the noise; and connects with both over connects with neither, on a network that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import statistics
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple
 
 import tenacity
 
-from aioconnect import Backoff, Connector, Policy, RetryBudget
+from aioconnect import Backoff, CircuitBreaker, Connector, ConnectRefused, Policy, RetryBudget
+from aioconnect.errors import CircuitOpen
 from aioconnect.testing.network import Network
 from aioconnect.testing.running import run
 from tests.benchmarks.measure import Batch, Effort, Row, alternate, compare, middle
@@ -231,6 +233,24 @@ def connects(policy: Policy, calls: int) -> Batch:
     return batch
 
 
+def refused(calls: int) -> Batch:
+    """Calls that an open circuit sends away at once."""
+    policy = Policy(max_attempts=1, wait=Backoff(1e6, 1e6, jitter="none"), breaker=CircuitBreaker(1, "fail"))
+    connector = Connector("tcp://127.0.0.1:1", policy)
+
+    async def batch(_: int) -> tuple[float, ...]:
+        if connector.circuit.state == "closed":
+            with contextlib.suppress(ConnectRefused):
+                await connector.dial()
+        began = time.process_time()
+        for _ in range(calls):
+            with contextlib.suppress(CircuitOpen):
+                await connector.dial()
+        return ((time.process_time() - began) / calls,)
+
+    return batch
+
+
 async def cost(loop: str, effort: Effort) -> list[Row]:
     """Row 11."""
     if loop != "asyncio":
@@ -240,12 +260,14 @@ async def cost(loop: str, effort: Effort) -> list[Row]:
         "pieces": pieces(effort.calls * 10),
         "both": connects(Policy(budget=RetryBudget()), effort.calls),
         "neither": connects(Policy(breaker=None), effort.calls),
+        "refused": refused(effort.calls),
     }
     taken = await alternate(batches, effort)
-    alone, both, neither = (middle(taken[name]) for name in batches)
+    alone, both, neither, sent_away = (middle(taken[name]) for name in batches)
     ratio = compare(taken["both"], taken["neither"])
     return [
         Row("11", "circuit and budget on a connect, by themselves", loop, "us", alone, COST, ours=alone),
+        Row("11", "a call refused because the circuit is open", loop, "us", sent_away, ours=sent_away),
         Row(
             "11",
             "a connect with both over one with neither",

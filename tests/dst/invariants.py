@@ -604,7 +604,8 @@ class PoolWatch:
             self.fail(f"{len(lending.line.places)} places for {lending.line.waiting} who wait")
         least = max(lending.dials._expecting.values(), default=0)
         due = 0 if lending.closed else books.dials_due(waiting, least, failing=True)
-        resting = self.clock.effective(lending.dials._schedule.resume_at) > now - EPS
+        dials = lending.dials
+        resting = dials._resting is not None and self.clock.effective(dials._schedule.resume_at) > now - EPS
         if waiting and not self.checks and due > 0 and not resting:
             self.fail("somebody waits, and nobody dials")
         self.unwanted_since = min(self.unwanted_since, now) if due < 0 else math.inf
