@@ -69,7 +69,7 @@ class AddressBook:
     all connectors of the endpoint.
     """
 
-    __slots__ = ("_endpoint", "_health", "_names", "_order", "_resolver", "_targets", "_uniform", "fixed")
+    __slots__ = ("_endpoint", "_fixed", "_health", "_names", "_order", "_resolver", "_targets", "_uniform")
 
     def __init__(self, endpoint: Endpoint, resolver: Lookup | None = None, uniform: Uniform = random.uniform) -> None:
         self._endpoint = endpoint
@@ -78,7 +78,7 @@ class AddressBook:
         self._order: _Order | None = None
         self._resolver: Lookup = Resolver() if resolver is None else resolver
         queries = [_query(endpoint, target) for target in endpoint.targets]
-        self.fixed = _fixed(endpoint, queries)
+        self._fixed = _fixed(endpoint, queries)
         self._names: _Listed | _OfService
         if endpoint.srv is None:
             self._names = _Listed(queries, uniform if endpoint.shuffle else None)
@@ -92,8 +92,8 @@ class AddressBook:
 
     def known(self, now: float) -> list[AddressInfo] | None:
         """The addresses in the order to try them, if that takes no lookup now; else ``None``."""
-        if self.fixed is not None:
-            return self.fixed
+        if self._fixed is not None:
+            return self._fixed
         names = self._names.known(now)
         found: _Found = []
         for query in names:
@@ -125,7 +125,7 @@ class AddressBook:
 
     def forget(self) -> None:
         """None of the addresses could be reached: ask anew next time. What was learnt about them stays."""
-        if self.fixed is None:
+        if self._fixed is None:
             for query in self._names.every:
                 self._resolver.forget(query)
             self._names.forget()
@@ -167,7 +167,7 @@ class AddressBook:
 
     def dropped(self, place: Address, now: float) -> None:
         """A connection to this address was ended by the peer before it was of any use."""
-        if self.fixed is None:
+        if self._fixed is None:
             self._health.failed(place, now, answered=True)
 
     def _learn(self, error: NetworkError, found: Iterable[NetworkError], places: Sequence[Address], now: float) -> None:

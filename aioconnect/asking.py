@@ -18,19 +18,22 @@ class Asking(Coroutine[Any, Any, T_co]):
     coroutine: Coroutine[Any, Any, T_co] | None
     """What was begun by a task; of the subclass's ``__slots__``, where those of two bases would not fit together."""
 
+    def _begin(self) -> Coroutine[Any, Any, T_co]:
+        return self._awaited()
+
     async def _awaited(self) -> T_co:
         return await self
 
     def send(self, value: Any, /) -> Any:
         """Run as a coroutine, as a task does."""
         if self.coroutine is None:
-            self.coroutine = self._awaited()
+            self.coroutine = self._begin()
         return self.coroutine.send(value)
 
     def throw(self, *exc: Any) -> Any:
         """Throw into the coroutine, as a task does when it is cancelled."""
         if self.coroutine is None:
-            self.coroutine = self._awaited()
+            self.coroutine = self._begin()
         try:
             return self.coroutine.throw(*exc)
         finally:

@@ -61,38 +61,43 @@ _GRACE = 1.0
 
 Stop = Callable[[RetryCallState], bool]
 
-_Finish = Callable[[asyncio.AbstractEventLoop, socket.socket, AddressInfo, float, Source], Awaitable[Any]]
+_Finish = Callable[[asyncio.AbstractEventLoop, socket.socket, AddressInfo, float, Source], Awaitable[T]]
 """What an attempt makes of a connected socket, by a loop time."""
 
 
-class Connecting(Asking[Connection]):
+class Connecting(Asking[T]):
     """A connection being asked for: ``await`` it, give it to a task, or ``async with`` it to have it closed at the end.
 
     Nothing happens before. It is for one connection, as a coroutine is for one result.
     """
 
-    __slots__ = ("connector", "coroutine", "held", "timeout", "wait")
+    __slots__ = ("_held", "_start", "_total", "coroutine")
 
-    connector: Connector | None
-    timeout: float | None
-    wait: bool | None
-    held: Connection
+    _held: T
 
-    def __await__(self) -> Generator[Any, Any, Connection]:
-        connector, self.connector = self.connector, None
-        if connector is None:
+    def __init__(self, start: Callable[[float | None], Coroutine[Any, Any, T]], total: float | None) -> None:
+        self._start: Callable[[float | None], Coroutine[Any, Any, T]] | None = start
+        self._total = total
+        self.coroutine: Coroutine[Any, Any, T] | None = None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._begin().__await__()
+
+    def _begin(self) -> Coroutine[Any, Any, T]:
+        start, self._start = self._start, None
+        if start is None:
             raise RuntimeError("this was awaited before; call connect() for each connection")
-        call = connector._call(connector._attempt, self.timeout, wait=self.wait)  # noqa: SLF001  (see `connect`)
-        return call.__await__()
+        return start(self._total)
 
-    async def __aenter__(self) -> Connection:
-        self.held = await self
-        return self.held
+    async def __aenter__(self) -> T:
+        self._held = await self
+        return self._held
 
     async def __aexit__(
         self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.held.__aexit__(cls, exc, traceback)
+        held: Any = self._held
+        await held.__aexit__(cls, exc, traceback)
 
 
 class Connector:
@@ -167,7 +172,7 @@ class Connector:
                 problems.add(name, value, "must not be given together with share, which has its own")
         return share.record
 
-    def connect(self, timeout: float | str | None = None, *, wait: bool | None = None) -> Connecting:
+    def connect(self, timeout: float | str | None = None, *, wait: bool | None = None) -> Connecting[Connection]:
         """A prepared `Connection`: ``await connector.connect()`` or ``async with connector.connect() as conn``.
 
         ``timeout``: seconds for this call; the smaller of it and the policy's wins. ``wait``: whether to wait where
@@ -175,14 +180,8 @@ class Connector:
         attempt, `CircuitOpen` if it was never let in, `ConfigError` for files that cannot be loaded, and what
         ``prepare`` raises that is no error of a connection.
         """
-        # No __init__, and few small functions from here down to the socket: with the caches full of what the kernel has
-        # done, each takes up to 1 µs, and not the 0.05 of a tight loop. They made 10 % of a connect on uvloop.
-        connecting = Connecting()
-        connecting.connector = self
-        connecting.timeout = self.policy.timeout if timeout is None else self._total(timeout)
-        connecting.wait = wait
-        connecting.coroutine = None
-        return connecting
+        start = self._connected if wait is None else functools.partial(self._connected, wait=wait)
+        return Connecting(start, self._total(timeout))
 
     async def create_connection(
         self, protocol_factory: Callable[[], P], timeout: float | str | None = None
@@ -197,7 +196,7 @@ class Connector:
         ) -> tuple[asyncio.Transport, P]:
             return await self.record.hand_over.made_by(loop, protocol_factory, sock, info, limit, source)
 
-        return await self._call(functools.partial(self._attempt, finish=finish), self._total(timeout))
+        return await self._call(functools.partial(self._attempt, finish, self._options), self._total(timeout))
 
     async def dial(self, timeout: float | str | None = None) -> socket.socket:
         """A connected, non-blocking socket, for any library's ``sock=``. There is no TLS and no ``prepare``.
@@ -211,7 +210,7 @@ class Connector:
         async def finish(_loop: object, sock: socket.socket, *_: object) -> socket.socket:
             return plain(sock)
 
-        return await self._call(functools.partial(self._attempt, finish=finish, options=options), self._total(timeout))
+        return await self._call(functools.partial(self._attempt, finish, options), self._total(timeout))
 
     def unlimited(self, *, also: ErrnoSet | None = None, stop: Stop | None = None) -> Connector:
         """A connector that shares all with this one and has the policy's schedule, but none of its limits.
@@ -258,6 +257,13 @@ class Connector:
 
     # -- One call ------------------------------------------------------------------------------------------------
 
+    def _connected(self, total: float | None, *, wait: bool | None = None) -> Coroutine[Any, Any, Connection]:
+        return self._call(self._streams, total, wait=wait)
+
+    def _streams(self, began: float, deadline: float, number: int) -> Coroutine[Any, Any, Connection]:
+        """The attempt of `connect`. A method, for a partial made for each call takes three times as long."""
+        return self._attempt(self._to_connection, self._options, began, deadline, number)
+
     def _call(self, attempt: Try[T], total: float | None, *, wait: bool | None = None) -> Coroutine[Any, Any, T]:
         record, loop = self.record, asyncio.get_running_loop()
         if loop is not record.loop:
@@ -267,7 +273,7 @@ class Connector:
         if record.till is not None:
             record.till.deposit()
         if not self.observers:
-            return retry(self.policy, attempt, total, None, self._common, loop.time)
+            return retry(self.policy, attempt, total, common=self._common, clock=loop.time)
         return self._observed(attempt, total)
 
     def _waits(self, *, wait: bool | None) -> bool:
@@ -305,15 +311,7 @@ class Connector:
             self._tell(GaveUp(self._name, exc))
             raise
 
-    async def _attempt(
-        self,
-        began: float,
-        deadline: float,
-        number: int,
-        finish: _Finish | None = None,
-        options: DialOptions | None = None,
-    ) -> Any:
-        """An attempt, of `connect` if nothing else is said: for each call of that, a partial would be made first."""
+    async def _attempt(self, finish: _Finish[T], options: DialOptions, began: float, deadline: float, number: int) -> T:
         record = self.record
         # The one it is bound to. To ask for the running one is a system call on CPython 3.11.
         loop = record.loop or asyncio.get_running_loop()
@@ -329,10 +327,10 @@ class Connector:
         try:
             if self.observers:
                 self._tell(AttemptStarted(self._name, number))
-            addresses = record.book.fixed or record.book.known(began) or await self._resolved(limit, source)
-            dialed = begin_dial(loop, addresses, options or self._options)
+            addresses = record.book.known(began) or await self._resolved(limit, source)
+            dialed = begin_dial(loop, addresses, options)
             sock, info = await dialed.won(limit, source, self.policy) if isinstance(dialed, Dial) else dialed
-            result = await (finish or self._to_connection)(loop, sock, info, limit, source)
+            result = await finish(loop, sock, info, limit, source)
             record.connected += 1
             if len(addresses) > 1:
                 record.book.won(info, addresses, loop.time())

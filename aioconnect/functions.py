@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
-from aioconnect.connection import DEFAULT_LIMIT, Reader, Writer
+from aioconnect.connection import DEFAULT_LIMIT, Connection, Reader, Writer
 from aioconnect.connector import Connecting, Connector, Prepare
 from aioconnect.endpoint import OPTIONS, TLS, Endpoint
 from aioconnect.policy import Policy
@@ -33,7 +33,7 @@ def connect(
     timeout: float | str | None = None,
     prepare: Prepare | None = None,
     **options: Any,
-) -> Connecting:
+) -> Connecting[Connection]:
     """A `Connection` to an endpoint or URL, retried and typed; to ``await``, or for ``async with``.
 
     ``timeout``: seconds, or a text such as ``"500ms"``; the smaller of it and the policy's wins. ``prepare``: makes

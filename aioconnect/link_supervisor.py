@@ -168,7 +168,7 @@ class Supervisor:
             self._failed(error, permanent=permanent)
             return None
 
-    def _dialed(self) -> Connecting:
+    def _dialed(self) -> Connecting[Connection]:
         # Made for each attempt, for it is nothing to keep through a pause.
         single = self.connector.unlimited(also=STARTING, stop=_after_one)
         if single.observers:

@@ -587,7 +587,7 @@ async def test_a_retry_goes_to_the_next_target_first() -> None:
             raise errors.NotReady(phase="prepare", address=info.sockaddr)
 
     connector = Connector("tcp://a:80,b:80", Policy(retry_on={"NOT_READY"}, wait=Backoff(jitter="none")))
-    await connector._call(functools.partial(connector._attempt, finish=not_ready, options=DialOptions()), None)
+    await connector._call(functools.partial(connector._attempt, not_ready, DialOptions()), None)
     assert peers == [A, B, A, B]
     assert len(network.started) == 4
 

@@ -112,7 +112,7 @@ class EndpointWatch:
         self.flying: dict[asyncio.Task[Any], Flight] = {}
         self.condemned: dict[asyncio.Task[Any], str] = {}
         """Calls that have met a permanent error."""
-        literal = connector.record.book.fixed is not None
+        literal = connector.record.book._fixed is not None
         self.names = () if literal else tuple(target.host for target in connector.endpoint.targets)
         self.stale = set(self.names)
         """Names that have to be asked for anew."""
